@@ -31,6 +31,8 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
     && CARGO_PROFILE_DIST_STRIP=debuginfo cargo build --profile dist --locked && rm -r src
 COPY src src
+# What huskv_build_info shows; `docker build --build-arg HUSKV_COMMIT=$(git rev-parse --short=12 HEAD) .`
+ARG HUSKV_COMMIT
 # cargo compares file times, and a file of a checkout may be older than the stub built above.
 RUN touch src/lib.rs src/main.rs && CARGO_PROFILE_DIST_STRIP=debuginfo cargo build --profile dist --locked
 

@@ -2,7 +2,7 @@
 .PHONY: build run stop test
 
 build: ## the release binary, target/dist/huskv
-	cargo build --profile dist --locked
+	HUSKV_COMMIT=$$(git rev-parse --short=12 HEAD) cargo build --profile dist --locked
 
 run: ## three nodes in containers, until make stop; Ctrl-C ends only the logs
 	scripts/docker.sh run

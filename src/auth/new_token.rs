@@ -21,6 +21,8 @@ pub struct NewToken {
     pub write: Vec<String>,
     /// Whether it may do everything.
     pub admin: bool,
+    /// Whether it may read the figures of the node.
+    pub metrics: bool,
     /// When it ends, RFC 3339; None for never.
     pub expires: Option<String>,
 }
@@ -70,6 +72,9 @@ impl NewToken {
         if self.admin {
             table.push_str("admin = true\n");
         }
+        if self.metrics {
+            table.push_str("metrics = true\n");
+        }
         if let Some(expires) = &self.expires {
             writeln!(table, "expires = {}", quoted(expires)).ok();
         }
@@ -91,6 +96,7 @@ mod tests {
             read: vec!["b/".into(), "a\"\n".into()],
             write: vec!["b/".into()],
             admin: false,
+            metrics: true,
             expires: Some("2999-01-01T00:00:00Z".into()),
         };
         let (secret, table) = new.draw().unwrap();
@@ -100,7 +106,7 @@ mod tests {
         );
         let token = parse(table.as_bytes()).unwrap().authenticate(secret.expose(), SystemTime::now()).unwrap();
         assert!(token.allows(Action::Write, b"b/x") && token.allows(Action::Read, b"a\"\n") && !token.is_admin());
-        assert!(!token.allows(Action::Write, b"a\"\n"));
+        assert!(!token.allows(Action::Write, b"a\"\n") && token.allows_metrics());
         let admin = NewToken { name: "root".into(), admin: true, ..NewToken::default() };
         assert!(admin.draw().unwrap().1.contains("admin = true"));
         for (wrong, reason) in [

@@ -5,6 +5,7 @@
 //! name = "billing"
 //! sha256 = "..."                                      # of the secret, in hex; or cert = "CN=billing"
 //! allow = [{ prefix = "billing/", do = ["read", "write"] }]
+//! metrics = true                                      # GET /metrics, without any key
 //! expires = "2027-01-31T00:00:00Z"                    # or never
 //! ```
 //!
@@ -92,7 +93,7 @@ fn is_common_name(subject: &str) -> bool {
 
 fn parse_token(value: &Value) -> Result<Token, String> {
     let table = value.as_table().ok_or("it is no table")?;
-    known_keys(table, &["name", "sha256", "cert", "allow", "admin", "expires"])?;
+    known_keys(table, &["name", "sha256", "cert", "allow", "admin", "metrics", "expires"])?;
     let name: TokenName = text(table, "name")?.ok_or("name is missing")?.parse()?;
     let credential = match (text(table, "sha256")?, text(table, "cert")?) {
         (Some(hex), None) => Credential::Sha256(parse_hash(hex)?),
@@ -101,19 +102,16 @@ fn parse_token(value: &Value) -> Result<Token, String> {
         (None, None) => return Err("sha256 (of the secret) or cert is missing".to_owned()),
         (Some(_), Some(_)) => return Err("sha256 and cert exclude each other; use two tokens".to_owned()),
     };
-    let admin = match table.get("admin") {
-        None => false,
-        Some(value) => value.as_bool().ok_or("admin must be true or false")?,
-    };
+    let (admin, metrics) = (flag(table, "admin")?, flag(table, "metrics")?);
     let grants = match table.get("allow") {
         None => Vec::new(),
         Some(Value::Array(grants)) => grants.iter().map(parse_grant).collect::<Result<_, _>>()?,
         Some(_) => return Err("allow must be a list of {prefix, do}".to_owned()),
     };
-    if grants.is_empty() && !admin {
-        return Err("it allows nothing; give it allow = [{prefix, do}] or admin = true".to_owned());
+    if grants.is_empty() && !admin && !metrics {
+        return Err("it allows nothing; give it allow = [{prefix, do}], metrics = true or admin = true".to_owned());
     }
-    Ok(Token { name, credential, grants, admin, expires: expires(table)? })
+    Ok(Token { name, credential, grants, admin, metrics, expires: expires(table)? })
 }
 
 /// Parses one element of `allow`.
@@ -143,6 +141,12 @@ fn known_keys(table: &Table, known: &[&str]) -> Result<(), String> {
 
 fn text<'a>(table: &'a Table, key: &str) -> Result<Option<&'a str>, String> {
     table.get(key).map(|value| value.as_str().ok_or_else(|| format!("{key} must be a text in quotes"))).transpose()
+}
+
+/// Parses an optional `true` or `false`.
+fn flag(table: &Table, key: &str) -> Result<bool, String> {
+    let Some(value) = table.get(key) else { return Ok(false) };
+    value.as_bool().ok_or_else(|| format!("{key} must be true or false"))
 }
 
 /// Parses `expires`, a text or a TOML time.
@@ -208,6 +212,8 @@ mod tests {
             (format!("name = \"a\"\n{hash}\n{admin}\nexpires = \"x\""), "expires: \"x\" is no RFC 3339 time"),
             (format!("name = \"a\"\n{hash}\n{admin}\nexpires = 2027-01-31"), "is no RFC 3339 time"),
             (format!("name = \"a\"\n{hash}\nadmin = 1"), "admin must be true or false"),
+            (format!("name = \"a\"\n{hash}\nmetrics = \"yes\""), "metrics must be true or false"),
+            (format!("name = \"a\"\n{hash}\nmetrics = false"), "it allows nothing"),
             (format!("name = \"a\"\nsha256 = \"hkv_x\"\n{admin}"), "sha256 must be 64 hexadecimal digits"),
             (format!("name = \"a\"\n{hash}\nallow = [{{prefix = \"\", do = [\"delete\"]}}]"), "do must be a list"),
             (format!("name = \"a\"\n{hash}\nallow = [{{prefix = \"\", do = []}}]"), "do must be a list"),

@@ -51,6 +51,7 @@ pub struct Token {
     pub(super) credential: Credential,
     pub(super) grants: Vec<Grant>,
     pub(super) admin: bool,
+    pub(super) metrics: bool,
     pub(super) expires: Option<SystemTime>,
 }
 
@@ -88,6 +89,12 @@ impl Token {
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.admin
+    }
+
+    /// Whether it may read the figures of the node.
+    #[must_use]
+    pub fn allows_metrics(&self) -> bool {
+        self.admin || self.metrics
     }
 
     /// Whether it may do this to every key that begins with `prefix`; a key is the prefix of itself.
@@ -187,7 +194,8 @@ mod tests {
 
     fn token(grants: &[(&str, bool, bool)], admin: bool) -> Token {
         let grants = grants.iter().map(|&(prefix, read, write)| Grant { prefix: prefix.into(), read, write }).collect();
-        Token { name: "t".parse().unwrap(), credential: Credential::Sha256([0; 32]), grants, admin, expires: None }
+        let credential = Credential::Sha256([0; 32]);
+        Token { name: "t".parse().unwrap(), credential, grants, admin, metrics: false, expires: None }
     }
 
     #[test]

@@ -275,6 +275,11 @@ impl ChangeFeed {
         Ok(Subscription { epoch: ring.epoch, cursor, applied: ring.applied, term: ring.status.term })
     }
 
+    /// Returns the first index whose events are kept.
+    pub fn oldest(&self) -> u64 {
+        self.ring().oldest
+    }
+
     /// Reads a bounded number of events from `cursor` on that match `filter`.
     pub fn read(&self, epoch: u64, cursor: Cursor, filter: &Filter) -> FeedRead {
         // Read before the ring: if the feed closes in between, the next call sees it, and nothing that was appended before

@@ -27,6 +27,12 @@ pub(super) fn command() -> Command {
         .arg(prefixes("read", "Keys with this prefix may be read; may be repeated, \"\" is every key"))
         .arg(prefixes("write", "Keys with this prefix may be written; may be repeated, \"\" is every key"))
         .arg(Arg::new("admin").long("admin").action(ArgAction::SetTrue).help("Everything is allowed, membership too"))
+        .arg(
+            Arg::new("metrics")
+                .long("metrics")
+                .action(ArgAction::SetTrue)
+                .help("GET /metrics is allowed, and no key by itself"),
+        )
         .arg(Arg::new("expires").long("expires").value_name("TIME").help("When it ends, such as 2027-01-31T00:00:00Z"));
     Command::new("token").about("Make tokens for auth.tokens").subcommand_required(true).subcommand(new)
 }
@@ -40,6 +46,7 @@ pub(super) fn run(matches: &ArgMatches) -> u8 {
         read: many("read"),
         write: many("write"),
         admin: matches.get_flag("admin"),
+        metrics: matches.get_flag("metrics"),
         expires: matches.get_one::<String>("expires").cloned(),
     };
     exit_code(print(&new))

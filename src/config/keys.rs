@@ -313,6 +313,14 @@ pub static KEYS: &[Key] = &[
         |c, v| c.http.rate_grace_ms = v,
         "Time before a client must send or receive at least 64 KiB/s, in milliseconds",
     ),
+    Key {
+        path: "http.metrics_port",
+        short: None,
+        aliases: &[],
+        default: "0",
+        kind: Kind::Port(|c, v| c.http.metrics_port = v),
+        help: "Second HTTP port, plain, for /metrics, /livez and /readyz alone, with connections of its own; 0: none",
+    },
     text(
         "tls.dir",
         "",

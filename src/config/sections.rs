@@ -118,6 +118,8 @@ pub struct Http {
     pub idle_timeout_ms: u64,
     /// How long a client may be slower than the minimum rate, in milliseconds.
     pub rate_grace_ms: u64,
+    /// The port for figures and probes; 0: none.
+    pub metrics_port: u16,
 }
 
 /// `[auth]`: what clients need.

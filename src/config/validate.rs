@@ -155,6 +155,12 @@ pub(super) fn together(config: &Config) -> Option<(&'static str, Option<&'static
     if config.server.port != 0 && config.server.port == raft.port {
         return wrong("server.port", Some("raft.port"), format!("SERVER_PORT and RAFT_PORT are both {}", raft.port));
     }
+    let metrics_port = config.http.metrics_port;
+    for (key, port) in [("server.port", config.server.port), ("raft.port", raft.port)] {
+        if metrics_port != 0 && metrics_port == port {
+            return wrong("http.metrics_port", Some(key), format!("both are {port}"));
+        }
+    }
     if raft.advertise_port != 0 && config.server.advertise_port == raft.advertise_port {
         let why = format!("HUSKV_ADVERTISE_PORT and server.advertise_port are both {}", raft.advertise_port);
         return wrong("raft.advertise_port", Some("server.advertise_port"), why);

@@ -42,7 +42,7 @@ mod snapshots;
 mod table_tests;
 mod thread;
 
-pub use core::background_jobs::Background;
+pub use core::background_jobs::{Background, MeasuredStep};
 pub use driver::Driver;
 pub use handle::{Clock, Handle, Inbox, Names, WritePermit, channel};
 pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, ReadGrant, Reply};

@@ -25,7 +25,7 @@ use slog::{Logger, error, warn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::core::background_jobs::Background;
+use super::core::background_jobs::{Background, MeasuredStep};
 use super::core::turn_budget::TURN;
 use super::driver::Driver;
 use super::handle::wake_batch::{self, WakeBatches};
@@ -93,7 +93,8 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let Start { data_dir, incarnation, outbox, options, log, raft_log } = start;
     let clock = inbox.clock;
     let tick = Duration::from_millis(options.tick_ms);
-    let background = Threads { handle, clock, log: log.clone() };
+    let metrics = Arc::clone(handle.metrics());
+    let background = Threads { handle, clock, started: Instant::now(), log: log.clone() };
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
     // Watchers hold the feed of the handle, so the driver takes that one over before anything is applied.
     driver.set_feed(inbox.feed.clone());
@@ -107,6 +108,7 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         let mut queue_full = LogLimit::default();
         let mut names = driver.names(&Names::default());
         inbox.publish(&names);
+        inbox.publish_figures(driver.figures());
         let mut ticks = interval(tick);
         // After a stall of 2 s one tick comes at once and the next one a full tick later, not twenty in a row; the
         // driver counts what was missed.
@@ -114,15 +116,22 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         while !driver.stopped() {
             // Group commit: one input wakes the loop, `drain` handles all that came while the last turn synced, and the
             // turn makes one record of it, with one sync.
-            tokio::select! {
+            let (ticked, input) = tokio::select! {
                 // The order of the arms is a priority. A tick first, so heartbeats leave however full the queues are.
                 // Peers before clients: an acknowledgement completes a write, a new write only makes more of them. The
                 // last arm never waits: it is for what the last turn has left over.
                 biased;
-                _ = ticks.tick() => driver.tick(clock.now())?,
-                Some(input) = inbox.peers.recv() => driver.handle(clock.now(), input)?,
-                Some(input) = inbox.clients.recv() => driver.handle(clock.now(), input)?,
-                () = std::future::ready(()), if driver.has_work() => {}
+                _ = ticks.tick() => (true, None),
+                Some(input) = inbox.peers.recv() => (false, Some(input)),
+                Some(input) = inbox.clients.recv() => (false, Some(input)),
+                () = std::future::ready(()), if driver.has_work() => (false, None),
+            };
+            let began = Instant::now();
+            if ticked {
+                driver.tick(clock.now())?;
+            }
+            if let Some(input) = input {
+                driver.handle(clock.now(), input)?;
             }
             drain(&mut driver, &mut inbox, &mut queue_full, &log)?;
             wake_batch::hand_over();
@@ -131,6 +140,10 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
             names = driver.names(&names);
             inbox.publish(&names);
             inbox.publish_state(driver.direct_reads());
+            if ticked {
+                inbox.publish_figures(driver.figures());
+            }
+            metrics.turns.busy.add(began.elapsed());
         }
         // Nothing more is applied, so watchers can be told up to where they have everything.
         inbox.feed.close();
@@ -169,18 +182,22 @@ fn drain_queue(driver: &mut Driver, queue: &mut mpsc::Receiver<Input>, clock: Cl
     Ok(())
 }
 
-/// Carries out a flush, and rests twice as long as it works, unless it is urgent: a thread of low priority would get nothing on a busy
-/// machine, and apply waits for the flush in the end.
-fn paced(flush: &mut Flush) -> Result<(), Error> {
+/// Carries out a flush and returns the time that it worked. It rests twice as long as it works, and less the fuller the active memtable
+/// is: a thread of low priority would get nothing on a busy machine, and apply waits for the flush in the end.
+fn paced(flush: &mut Flush) -> Result<Duration, Error> {
+    let mut worked = Duration::ZERO;
     loop {
         // A step takes about half a millisecond. A scheduler may let a thread go on for its whole slice, which is several, before others
         // that wait for the core; so the rests are many and short.
         let began = Instant::now();
         if !flush.step()? {
-            return Ok(());
+            return Ok(worked + began.elapsed());
         }
-        if !flush.is_urgent() {
-            thread::sleep((began.elapsed() * 2).min(MAX_REST));
+        worked += began.elapsed();
+        let emptiness = 100_usize.saturating_sub(flush.fill());
+        if emptiness > 0 {
+            let rest = began.elapsed() * u32::try_from(2 * emptiness).expect("at most 200") / 100;
+            thread::sleep(rest.min(MAX_REST));
         }
     }
 }
@@ -189,6 +206,7 @@ fn paced(flush: &mut Flush) -> Result<(), Error> {
 struct Threads {
     handle: Handle,
     clock: Clock,
+    started: Instant,
     log: Logger,
 }
 
@@ -211,7 +229,11 @@ impl Background for Threads {
     fn flush(&mut self, mut flush: Flush) {
         let (handle, mark) = (self.handle.clone(), flush.mark());
         let job = move || {
-            let result = paced(&mut flush).map(|()| flush.tree_bytes());
+            let result = paced(&mut flush).map(|worked| {
+                handle.metrics().turns.backend_commit.observe(worked);
+                handle.metrics().snapshots.taken.inc();
+                flush.tree_bytes()
+            });
             handle.deliver_blocking(Input::Flushed { mark, result });
         };
         self.run("flush", job, |failure| Some(Input::Flushed { mark, result: Err(failure) }));
@@ -266,6 +288,18 @@ impl Background for Threads {
 
     fn now(&self) -> Millis {
         self.clock.now()
+    }
+
+    fn stopwatch(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn measured(&self, step: MeasuredStep, began: Duration) {
+        let (turns, took) = (&self.handle.metrics().turns, self.stopwatch().saturating_sub(began));
+        match step {
+            MeasuredStep::Sync => turns.wal_fsync.observe(took),
+            MeasuredStep::Apply => turns.applied(took),
+        }
     }
 }
 

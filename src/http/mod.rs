@@ -21,6 +21,7 @@ mod audit;
 mod clients;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod metrics;
 mod options;
 mod reload;
 mod request;
@@ -42,6 +43,7 @@ pub use clients::trusted_proxies::TrustedProxies;
 pub use options::{HttpTls, Options};
 pub use reload::{Control, ReloadChange, ReloadReport, ReloadRequest, ReloadRequests, Reloadable};
 use request::handler_context::ServerContext;
+pub(crate) use server::METRICS_CONNECTIONS;
 pub use server::Server;
 pub use server::fair_memory::Budgets;
 
@@ -51,4 +53,12 @@ pub use server::fair_memory::Budgets;
 /// Where the listener cannot be used.
 pub fn start(listener: TcpListener, handle: Handle, options: Options, log: slog::Logger) -> std::io::Result<Server> {
     server::start(listener, Arc::new(ServerContext::new(handle, options)), log)
+}
+
+/// Serves figures and probes of the same node on a plain `listener`, with connections of its own.
+///
+/// # Errors
+/// Where the listener cannot be used.
+pub fn start_metrics(listener: TcpListener, control: &Control, log: slog::Logger) -> std::io::Result<Server> {
+    server::start_metrics(listener, Arc::clone(&control.0), log)
 }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
+use super::metrics;
 use super::options::Options;
 use super::request::handler_context::ServerContext;
 use super::server::browser_guard::BrowserGuard;
@@ -105,6 +106,9 @@ impl Control {
 
     /// Shows a reload in the stats.
     pub fn record(&self, reload: LastReload) {
+        if reload.problem.is_none() {
+            self.0.metrics().access.reload_succeeded_at.set(metrics::seconds(reload.at));
+        }
         self.0.last_reload.store(Some(Arc::new(reload)));
     }
 }

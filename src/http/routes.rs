@@ -20,6 +20,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::metrics;
 use super::request::caller::Need;
 use super::request::handler_context::RequestContext;
 use super::response::problem::Problem;
@@ -89,6 +90,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("health"), (Open, AnyNode), health::health),
         exact(warp::path("readyz"), (Open, AnyNode), probes::readyz),
         exact(warp::path("livez"), (Open, AnyNode), probes::livez),
+        exact(warp::path("metrics"), (Rule::Metrics, AnyNode), metrics::metrics),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
         exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
         exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),
@@ -160,7 +162,7 @@ where
     let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request.headers);
     let handled = match rules::check(rule, &request) {
         Ok(()) => handler(request).await.map_err(|problem| match scope {
-            // Health, probes and stats describe a node outside of a cluster too, so their own problem is the right answer.
+            // Health, probes, metrics and stats describe a node outside of a cluster too, so their own problem is the right answer.
             Scope::AnyNode => problem,
             Scope::Member | Scope::Watch => context.joining_or(problem),
         }),

@@ -28,6 +28,8 @@ pub(super) enum Rule {
     AnyToken,
     /// An admin's token.
     Admin,
+    /// A token for figures, or an admin's.
+    Metrics,
     /// Read for GET, write for other methods, on the key in the path.
     KeyInPath,
     /// As `KeyInPath`; without a key the prefix in the query (GET, DELETE), or the key in the body (POST).
@@ -50,6 +52,7 @@ pub(super) fn check(rule: Rule, request: &RequestContext) -> Result<(), Problem>
         Rule::Outline if matches!(caller, Caller::Anonymous(_)) => Ok(()),
         Rule::Outline | Rule::AnyToken | Rule::KeysInBody => caller.check(&Need::AnyToken),
         Rule::Admin => caller.check(&Need::Admin),
+        Rule::Metrics => caller.check(&Need::Metrics),
         Rule::KeyInPath | Rule::Store | Rule::Watch => {
             // Before anything is parsed, so that a client without a token learns nothing of its request.
             caller.check(&Need::AnyToken)?;

@@ -61,7 +61,7 @@ impl LogLimit {
 /// The rate limits of many reasons, each with a [`LogLimit::backoff`] of its own.
 pub struct LogLimits {
     started: Instant,
-    reasons: Mutex<HashMap<&'static str, LogLimit>>,
+    reasons: Mutex<HashMap<&'static str, (LogLimit, u64)>>,
 }
 
 impl Default for LogLimits {
@@ -82,7 +82,15 @@ impl LogLimits {
     pub fn due(&self, reason: &'static str) -> Option<u64> {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut reasons = self.reasons.lock().expect("no panic while the lock is held");
-        reasons.entry(reason).or_default().backoff(now)
+        let (limit, total) = reasons.entry(reason).or_default();
+        *total += 1;
+        limit.backoff(now)
+    }
+
+    /// Returns how often each reason has come, logged or not.
+    pub fn totals(&self) -> Vec<(&'static str, u64)> {
+        let reasons = self.reasons.lock().expect("no panic while the lock is held");
+        reasons.iter().map(|(reason, (_, total))| (*reason, *total)).collect()
     }
 }
 
@@ -111,5 +119,8 @@ mod tests {
         let limits = LogLimits::default();
         assert_eq!((0..10).filter_map(|_| limits.due("a")).count(), 8);
         assert_eq!(limits.due("b"), Some(0));
+        let mut totals = limits.totals();
+        totals.sort_unstable();
+        assert_eq!(totals, [("a", 10), ("b", 1)]);
     }
 }

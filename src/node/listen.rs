@@ -90,12 +90,14 @@ pub(super) struct Port {
     pub loopback: bool,
 }
 
-/// Both ports.
+/// All ports.
 pub(super) struct Ports {
     /// For clients.
     pub http: Port,
     /// For peers.
     pub raft: Port,
+    /// For figures and probes.
+    pub metrics: Option<Port>,
 }
 
 /// Binds both ports as [`bind`] does, and waits for stored ones in TIME_WAIT.
@@ -159,7 +161,12 @@ pub(super) fn bind(config: &Config, seen: Option<&Identity>) -> Result<Ports, Li
         let harm = "speak as a member, and so make the cluster lose writes";
         check_secure(&raft, tls.peer_mode(), ("peer", raft_host_setting, harm, "tls.peer"))?;
     }
-    Ok(Ports { http, raft })
+    // Plain wherever it is: no key can be reached there, and no secret but that of the figures is sent there.
+    let metrics = match config.http.metrics_port {
+        0 => None,
+        wanted => Some(port(("http.metrics_port", wanted), ("host", &config.host), None, &hint)?),
+    };
+    Ok(Ports { http, raft, metrics })
 }
 
 /// Warns of ports that are open to the network without TLS, as `network.insecure` allows.

@@ -36,6 +36,7 @@ use crate::trust::peer_tls::PeerTls;
 
 mod access_warnings;
 mod allocator;
+mod directory_size;
 mod fd_budget;
 mod forming;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -206,6 +207,7 @@ fn bound_the_stop(log: Logger, guard: Guard) {
 /// A running node.
 struct Node {
     server: http::Server,
+    metrics_server: Option<http::Server>,
     transport: transport::Transport,
     handle: Handle,
     forming: Option<tokio::task::JoinHandle<()>>,
@@ -262,9 +264,11 @@ impl Node {
         let mut background = JoinSet::new();
         access_warnings::at_start(&http_options, log);
         let asks_for_certificates = access_warnings::asks_for_certificates(&http_options);
-        let Ports { http, raft } = ports;
+        let Ports { http, raft, metrics } = ports;
         let server = http::start(http.listener, handle.clone(), http_options, log.clone())
             .map_err(system("cannot serve the HTTP port"))?;
+        let metrics = metrics.map(|port| http::start_metrics(port.listener, &server.control(), log.clone()));
+        let metrics_server = metrics.transpose().map_err(system("cannot serve the metrics port"))?;
         let reloader = Reloader {
             settings: settings.clone(),
             http: http_tls.map(|(_, credentials)| credentials),
@@ -284,7 +288,7 @@ impl Node {
         let opened = open_progress::logged(log, opening).await?;
         process_settings::check_directory(&config.raft.vol_dir, log);
         let (raft, raft_port, http_port) = (raft.listener, raft.port, http.port);
-        let bound = Bound { server, raft, raft_port, http_port, memory, files, peer_tls, background };
+        let bound = Bound { server, metrics_server, raft, raft_port, http_port, memory, files, peer_tls, background };
         Self::compose(config, bound, (handle, inbox), nonce, opened, (log, guard))
     }
 
@@ -320,8 +324,10 @@ impl Node {
             }
         };
         bound.background.spawn(memory::purge_freed());
-        let (server, background) = (bound.server, bound.background);
-        Ok(Self { server, transport, handle, forming, background, ended: running.ended })
+        let metrics = Arc::clone(handle.metrics());
+        bound.background.spawn(directory_size::measure(config.raft.vol_dir.clone(), metrics));
+        let (server, metrics_server, background) = (bound.server, bound.metrics_server, bound.background);
+        Ok(Self { server, metrics_server, transport, handle, forming, background, ended: running.ended })
     }
 
     /// Stops the modules from the top down: no new clients, then answers to the pending requests, then no peers.
@@ -338,7 +344,12 @@ impl Node {
         };
         // Both at once: a connection whose request is pending can be drained only after the consensus thread has answered it.
         // The transport is last, because a transfer of leadership and forwarded answers need the peers.
-        let ((), ended) = tokio::join!(self.server.stop(DRAIN_LIMIT), end);
+        let metrics = async {
+            if let Some(server) = self.metrics_server {
+                server.stop(DRAIN_LIMIT).await;
+            }
+        };
+        let ((), (), ended) = tokio::join!(self.server.stop(DRAIN_LIMIT), metrics, end);
         self.transport.stop().await;
         ended
     }
@@ -347,6 +358,7 @@ impl Node {
 /// What a node has before its directory is opened.
 struct Bound {
     server: http::Server,
+    metrics_server: Option<http::Server>,
     raft: std::net::TcpListener,
     raft_port: u16,
     http_port: u16,

@@ -215,7 +215,7 @@ pub(super) fn http(
         value_bytes: size(config.limits.value_bytes),
         body_bytes: size(config.limits.body_bytes),
         watchers,
-        connections: files.connections(memory.connections(CONNECTIONS, tls.is_some())),
+        connections: client_connections(config, files.connections(memory.connections(CONNECTIONS, tls.is_some()))),
         request_timeout,
         idle_timeout: Duration::from_millis(config.http.idle_timeout_ms),
         rate_grace: Duration::from_millis(config.http.rate_grace_ms),
@@ -240,6 +240,14 @@ pub(super) fn http(
         peer_tls: peer_tls.cloned(),
         audit,
         reloads,
+    }
+}
+
+/// The connections of clients, of so many that there may be of clients and of the port for figures.
+fn client_connections(config: &Config, all: usize) -> usize {
+    match config.http.metrics_port {
+        0 => all,
+        _ => all - http::METRICS_CONNECTIONS.min(all / 2),
     }
 }
 

@@ -21,12 +21,10 @@ use super::identity::{decode, encode};
 use super::incoming_generations::{Reservation, Reservations, ReservedGeneration};
 use super::kv::flush::redo::RedoFile;
 use super::layout::{self, IDENTITY};
-use super::{
-    Engine, Error, Identity, Journal, JournalRewrite, PreviousIncarnation, Rewrite, SnapshotTarget, StateMachine,
-};
+use super::{Engine, Error, Identity, Journal, PreviousIncarnation, Rewrite, SnapshotTarget, StateMachine};
 
 /// The journal's cache; its reads are rare and in order.
-const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
+pub(super) const JOURNAL_CACHE_BYTES: u64 = 16 << 20;
 
 /// The first state machine generation of an incarnation.
 const FIRST_GENERATION: u64 = 1;
@@ -62,13 +60,13 @@ pub struct Incarnation {
 
 /// An opened directory.
 pub struct DataDir {
-    engine: Arc<dyn Engine>,
-    identity: Identity,
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) identity: Identity,
     cache_bytes: u64,
     random: RandomSource,
     reservations: Arc<Reservations>,
     /// The journal that a rewrite is writing.
-    new_journal: Option<u64>,
+    pub(super) new_journal: Option<u64>,
     /// The last reserved generation, so that no number is used twice by one process.
     last_generation: u64,
 }
@@ -245,40 +243,6 @@ impl DataDir {
     /// [`Error`] where the directory cannot be listed.
     pub fn rewrite(&mut self, state_machine: &StateMachine) -> Result<Rewrite, Error> {
         Ok(state_machine.rewrite_into(self.reserve()?, self.cache_bytes))
-    }
-
-    /// Begins a rewrite of this journal into a new folder; what the copy has so far is durable on return.
-    ///
-    /// # Errors
-    /// [`Error`] where the directory cannot be listed, or poisoned.
-    pub fn rewrite_journal(&mut self, journal: &Journal, hard_state: &HardState) -> Result<JournalRewrite, Error> {
-        let raft_id = self.identity.raft_id;
-        let names = self.engine.list(&raft_id.to_string())?;
-        // Above those of earlier rewrites that are still being removed.
-        let highest = names.iter().filter_map(|name| layout::journal_number_of(name)).max().unwrap_or_default();
-        let number = highest.max(self.identity.journal) + 1;
-        let db = self.engine.open(&layout::journal(raft_id, number), true, JOURNAL_CACHE_BYTES)?;
-        let base = journal.first_index() - 1;
-        let term = journal.term(base).unwrap_or_default();
-        let copy = Journal::create(db, base, term, hard_state, journal.generation())?;
-        self.new_journal = Some(number);
-        Ok(JournalRewrite::new(copy, number))
-    }
-
-    /// Takes the copy of a complete rewrite into use, and returns it; durable on return. The old journal is garbage.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn switch_journal(&mut self, rewrite: JournalRewrite) -> Result<Journal, Error> {
-        let (number, journal) = rewrite.take();
-        self.update(|identity| identity.journal = number)?;
-        self.new_journal = None;
-        Ok(journal)
-    }
-
-    /// Gives the rewrite of the journal up: its folder is garbage.
-    pub fn abandon_journal(&mut self) {
-        self.new_journal = None;
     }
 
     fn reserve(&mut self) -> Result<ReservedGeneration, Error> {

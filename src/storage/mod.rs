@@ -25,6 +25,7 @@ pub(crate) mod fuzz;
 mod identity;
 mod incoming_generations;
 mod journal;
+mod journal_switch;
 mod kv;
 mod layout;
 mod peer_boot_ids;

@@ -26,6 +26,7 @@ use super::shared_state::{Directory, Registry};
 use super::snapshot_stream;
 use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
+use crate::metrics::PeerFigures;
 use crate::model::{Code, DiskSpace, JoinOffer, PeerTable, Probe, Refusal, Request, StateDigest};
 use crate::storage::SnapshotReader;
 
@@ -54,6 +55,7 @@ struct Link {
     forwards: Arc<Forwards>,
     name: String,
     full: bool,
+    figures: Arc<PeerFigures>,
 }
 
 impl PeerOutbox {
@@ -85,6 +87,7 @@ impl PeerOutbox {
     fn start_link(&mut self, directory: &mut Directory, raft_id: u64, name: &str, peer_address: PeerAddress) {
         let (queue, queue_end) = send_queue(self.registry.queue_bytes);
         let (sender, peer_address) = watch::channel(peer_address);
+        let figures = self.registry.handle.metrics().network.peer(raft_id);
         directory.dialled.insert(raft_id, sender);
         let forwards = Arc::new(Forwards::new(self.registry.handle.clone(), name));
         let peer = Peer {
@@ -95,10 +98,11 @@ impl PeerOutbox {
             queue: queue_end,
             forwards: Arc::clone(&forwards),
             peer_address,
+            figures: Arc::clone(&figures),
             state: LinkState::new(),
         };
         self.registry.spawn(peer.run());
-        self.links.insert(raft_id, Link { queue, forwards, name: name.into(), full: false });
+        self.links.insert(raft_id, Link { queue, forwards, name: name.into(), full: false, figures });
     }
 
     fn spawn_rpc<F>(&self, answer: impl FnOnce(Option<Refusal>) -> F)
@@ -143,6 +147,9 @@ impl Outbox for PeerOutbox {
                 continue;
             }
             let queued = link.queue.put_append(bytes, Box::new(message));
+            if !queued {
+                link.figures.sent_failures.inc();
+            }
             // Reported once per period of dropping, not per message.
             let begins = !queued && !link.full;
             link.full = !queued;
@@ -270,6 +277,8 @@ impl Outbox for PeerOutbox {
             directory.unlisted_peers.clear();
         }
         let listed: &[_] = if table.removed { &[] } else { &table.peers };
+        let members = listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id);
+        registry.handle.metrics().network.set_members(members.map(|(raft_id, name, _)| (*raft_id, name.as_str())));
         for (raft_id, name, address) in listed.iter().filter(|(raft_id, ..)| *raft_id != table.raft_id) {
             // A peer that has connected before the table listed it: the newest of its connections says where it is now.
             let inbound = directory.unlisted_peers.range((*raft_id, 0)..=(*raft_id, u64::MAX)).next_back();

@@ -153,6 +153,12 @@ impl PeerTls {
     pub fn log_refusal(&self, refusal: &Refusal, log: &Logger, address: &dyn Display) {
         refusal.log(&self.refusals, log, "peer", address);
     }
+
+    /// Returns how many handshakes were refused, by their kind.
+    #[must_use]
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        self.refusals.totals()
+    }
 }
 
 /// Checks that the other nodes, which have the same bundle, accept these credentials as those of the node `own`. Dates are

@@ -9,9 +9,19 @@
 //! See also: the journal's own sync, which is part of every write (`core::persist`).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::model::Millis;
 use crate::storage::{Engine, Flush, Rewrite, Spooler};
+
+/// A step of a turn whose duration is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MeasuredStep {
+    /// A sync of the journal.
+    Sync,
+    /// The apply of a batch of entries.
+    Apply,
+}
 
 /// Work that the loop hands to other threads.
 pub trait Background: Send {
@@ -26,4 +36,10 @@ pub trait Background: Send {
     fn discard(&mut self, unused: Vec<Box<dyn Send>>, engine: Arc<dyn Engine>, names: Vec<String>);
     /// Returns the present time, to measure the length of a turn.
     fn now(&self) -> Millis;
+    /// Returns a time for [`Background::measured`]; always the same where nothing is measured. No decision rests on it.
+    fn stopwatch(&self) -> Duration {
+        Duration::ZERO
+    }
+    /// Notes that a step has ended that began at this time of the stopwatch.
+    fn measured(&self, _step: MeasuredStep, _began: Duration) {}
 }

@@ -28,7 +28,7 @@ use super::raft_rs_adapter::raft_storage::RaftStorage;
 use super::raft_rs_adapter::raw_node_setup::raw_node;
 use crate::changefeed::ChangeFeed;
 use crate::model::{DiskSpace, Leader, Millis, PeerTable};
-use crate::storage::{DataDir, Error, Incarnation, StateMachine};
+use crate::storage::{DataDir, Error, Incarnation, Journal, StateMachine};
 use background_jobs::Background;
 use turn_budget::TurnBudget;
 
@@ -77,6 +77,8 @@ pub(crate) struct Core {
     pub unused: Vec<Box<dyn Send>>,
     /// The number of records written for Readys; asserted to grow by at most one a Ready.
     pub records: u64,
+    /// The bytes that the journals of earlier incarnations have written since the start.
+    earlier_wal_bytes: u64,
     next_token: u64,
 }
 
@@ -119,6 +121,7 @@ impl Core {
             feed,
             unused: Vec::new(),
             records: 0,
+            earlier_wal_bytes: 0,
             next_token: 0,
         })
     }
@@ -131,6 +134,7 @@ impl Core {
         let raft_id = self.data_dir.identity().raft_id;
         let (raw, state_machine) = raw_node(raft_id, incarnation, &self.options, &self.log, &self.raft_log)?;
         self.decoded = DecodedEntries::default();
+        self.earlier_wal_bytes = self.wal_write_bytes();
         let raw = std::mem::replace(&mut self.raw, raw);
         let state_machine = std::mem::replace(&mut self.state_machine, state_machine);
         // Not dropped here: closing two databases flushes them, which takes longer than a turn may.
@@ -146,6 +150,18 @@ impl Core {
         let marks = Marks { applied: self.applied(), commit, last, term: raft.term };
         debug_assert!(marks.applied <= marks.commit && marks.commit <= marks.last, "out of order: {marks:?}");
         marks
+    }
+
+    /// Takes a rewritten journal into use.
+    pub fn replace_journal(&mut self, mut journal: Journal) {
+        journal.limit_entry_cache(self.options.entry_cache_bytes);
+        self.earlier_wal_bytes = self.wal_write_bytes();
+        self.unused.push(Box::new(std::mem::replace(&mut self.raw.mut_store().journal, journal)));
+    }
+
+    /// Returns the bytes written to the journal since the start.
+    pub fn wal_write_bytes(&self) -> u64 {
+        self.earlier_wal_bytes + self.raw.store().journal.written_bytes()
     }
 
     /// Returns the applied index.

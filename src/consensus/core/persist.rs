@@ -9,6 +9,7 @@ use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use slog::{error, warn};
 
 use super::Core;
+use super::background_jobs::MeasuredStep;
 use crate::consensus::handle::wake_batch;
 use crate::consensus::raft_rs_adapter::entry_decode::{self, Payload};
 use crate::model::Millis;
@@ -41,7 +42,7 @@ impl Core {
         // What was answered before need not wait for the disk.
         wake_batch::hand_over();
         let began = self.background.now();
-        self.raw.mut_store().journal.sync()?;
+        self.sync_journal()?;
         let took = self.background.now().saturating_sub(began);
         self.pass();
         if took > SLOW_SYNC {
@@ -81,7 +82,14 @@ impl Core {
         let hard_state = HardState { commit: index, ..log.hard_state.clone() };
         log.journal.append(&[], &hard_state)?;
         wake_batch::hand_over();
-        log.journal.sync()
+        self.sync_journal()
+    }
+
+    fn sync_journal(&mut self) -> Result<(), Error> {
+        let began = self.background.stopwatch();
+        self.raw.mut_store().journal.sync()?;
+        self.background.measured(MeasuredStep::Sync, began);
+        Ok(())
     }
 
     /// Decodes an entry into an operation. A membership change is applied to raft here; if it is malformed or raft

@@ -13,7 +13,8 @@ use crate::changefeed::{ChangeFeed, FeedStatus};
 use crate::consensus::core::Phase;
 use crate::consensus::core::role_name::state;
 use crate::consensus::handle::Names;
-use crate::model::{List, MemberStatus, Page, Refusal, State, Status};
+use crate::metrics::{NodeState, PeerState};
+use crate::model::{List, MemberStatus, Page, Refusal, Role, State, Status, Voters};
 use crate::storage::{self, Error};
 
 impl Driver {
@@ -115,6 +116,46 @@ impl Driver {
             hosts,
             table,
             not_ready,
+        }
+    }
+
+    /// Returns the figures of the node.
+    #[must_use]
+    pub fn figures(&self) -> NodeState {
+        let (raft, leads, me) = (&self.core.raw.raft, self.core.leads(), self.core.raft_id());
+        let state_machine = &self.core.state_machine;
+        let members: Vec<_> = state_machine.members().iter().map(|member| self.member_status(member)).collect();
+        let voters = Voters::among(&members);
+        let is_learner = members.iter().any(|member| member.raft_id == me && member.role == Role::Learner);
+        let last_index = raft.raft_log.last_index();
+        let peers = members.into_iter().filter(|member| member.raft_id != me).map(|member| PeerState {
+            name: member.node_id,
+            match_index: member.match_index,
+            lag_entries: member.match_index.map(|matched| last_index.saturating_sub(matched)),
+        });
+        NodeState {
+            cluster_id: self.core.data_dir.identity().cluster_id,
+            node: self.core.my_name(),
+            has_leader: self.core.phase == Phase::Member && raft.leader_id != 0,
+            is_leader: leads,
+            is_learner,
+            leader_changes: self.leader_changes,
+            term: raft.term,
+            last_index,
+            committed_index: raft.raft_log.committed,
+            applied_index: self.core.applied(),
+            snapshot_index: self.core.raw.store().journal.checkpoint().0,
+            voters: voters.count as u64,
+            failure_tolerance: leads.then_some(voters.failure_tolerance as u64),
+            peers: peers.collect(),
+            keys: state_machine.keys(),
+            size_bytes: state_machine.live_bytes(),
+            ttl_keys: state_machine.ttl_keys(),
+            free_bytes: self.core.free_space().map(|space| space.free_bytes),
+            pending: self.proposals.len() as u64,
+            wal_write_bytes: self.core.wal_write_bytes(),
+            ttl_expired: self.ttl_expired,
+            state_hash_mismatches: self.state_hash_mismatches,
         }
     }
 

@@ -84,6 +84,12 @@ pub struct Driver {
     pub(crate) voter_disk_space: VoterDiskSpace,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
+    /// How often another leader was found.
+    pub(crate) leader_changes: u64,
+    /// How many keys have expired.
+    pub(crate) ttl_expired: u64,
+    /// How often the leader's digest was another one.
+    pub(crate) state_hash_mismatches: u64,
 }
 
 impl Driver {
@@ -125,6 +131,9 @@ impl Driver {
             voter_disk_space: VoterDiskSpace::default(),
             stalled_followers: StalledFollowers::default(),
             lag: Lag::default(),
+            leader_changes: 0,
+            ttl_expired: 0,
+            state_hash_mismatches: 0,
         };
         driver.core.phase = phase_of_incarnation(&driver.core);
         Ok(driver)

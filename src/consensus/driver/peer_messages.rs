@@ -128,6 +128,7 @@ impl Driver {
             None => {}
             Some(Comparison::Agrees) => self.verification.state_agrees(&self.core),
             Some(Comparison::Differs { index, digest }) => {
+                self.state_hash_mismatches += 1;
                 self.verification.verify(&mut self.core, Claim::Diverged { index, digest });
             }
         }

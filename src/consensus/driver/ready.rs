@@ -17,12 +17,13 @@ use slog::info;
 
 use super::Driver;
 use super::split_borrows::{context, view};
+use crate::consensus::core::background_jobs::MeasuredStep;
 use crate::consensus::core::turn_budget::{ENTRIES_PER_PIECE, TurnBudget};
 use crate::consensus::input::InstallError;
 use crate::consensus::raft_rs_adapter::raw_node_setup::COMMITTED_BYTES_PER_READY;
 use crate::consensus::reads::{RoundEnd, fail};
 use crate::model::Millis;
-use crate::model::{Answer, Command, MemberChange, Written};
+use crate::model::{Answer, Command, EventKind, MemberChange, Written};
 use crate::plant::{self, Plant};
 use crate::storage::{Applied, Error, Operation};
 
@@ -299,10 +300,14 @@ impl Driver {
         }
         let last_term = self.core.state_machine.applied().1;
         let before = table_changed.then(|| self.core.state_machine.members().clone());
+        let began = self.core.background.stopwatch();
         let written = self.core.state_machine.apply(batch, most_work)?;
+        self.core.background.measured(MeasuredStep::Apply, began);
         let done = written.len();
         // Publish events before waking writers, so that a writer who then watches sees its own event.
-        self.core.feed.append(self.core.state_machine.take_events(), self.core.state_machine.applied().0);
+        let events = self.core.state_machine.take_events();
+        self.ttl_expired += events.iter().filter(|event| event.kind == EventKind::Expired).count() as u64;
+        self.core.feed.append(events, self.core.state_machine.applied().0);
         let log = self.core.raw.mut_store();
         log.applied = self.core.state_machine.applied();
         if table_changed {
@@ -345,6 +350,7 @@ impl Driver {
             return;
         }
         let was = std::mem::replace(&mut self.seen, is);
+        self.leader_changes += u64::from(is.leader != 0 && is.leader != was.leader);
         let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
         let leader = self.core.state_machine.members().get(is.leader);
         info!(self.core.log, "role";

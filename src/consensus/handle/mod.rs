@@ -18,12 +18,13 @@ pub(super) mod wake_batch;
 mod write_budget;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, ReadGrant, Reply};
 use crate::changefeed::ChangeFeed;
+use crate::metrics::{Metrics, NodeState};
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
@@ -63,6 +64,11 @@ impl Inbox {
     /// Publishes names to the handles.
     pub fn publish(&self, names: &Names) {
         self.published.publish(names);
+    }
+
+    /// Publishes the figures of a tick.
+    pub fn publish_figures(&self, state: NodeState) {
+        self.published.metrics().node.store(Arc::new(state));
     }
 
     /// Publishes the state that stale reads may be answered from without the loop; None where none may.
@@ -163,6 +169,12 @@ impl Handle {
     #[must_use]
     pub fn names(&self) -> Arc<Names> {
         self.published.state()
+    }
+
+    /// Returns the figures of the process; all modules above the loop count into them.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.published.metrics()
     }
 
     /// Returns the time since the end of the loop's last turn; None before the first. There is a turn at least once a
@@ -330,11 +342,15 @@ impl Handle {
         {
             return Ok(ReadGrant::clone(&grant));
         }
-        let deadline = self.clock.after(timeout);
+        let (deadline, began) = (self.clock.after(timeout), Instant::now());
         let (reply, answer) = slot();
         let reply = Box::new(move |result| reply.send(result));
         self.client(Input::Read { consistency, bounds, deadline, reply })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        let grant = answer.await.unwrap_or_else(|_| Err(stopping()))?;
+        if consistency == Consistency::Linearizable {
+            self.metrics().reads.read_index_duration.observe(began.elapsed());
+        }
+        Ok(grant)
     }
 
     /// Hands the failure of a read to the loop, which ends with it.

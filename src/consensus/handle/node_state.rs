@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::consensus::input::ReadGrant;
+use crate::metrics::Metrics;
 use crate::model::Refusal;
 
 /// The identity of this node and its leader, as of the loop's last turn.
@@ -50,6 +51,7 @@ struct Shared {
     serving: AtomicBool,
     /// The state for reads that need nothing of the loop.
     state: ArcSwapOption<ReadGrant>,
+    metrics: Arc<Metrics>,
 }
 
 impl Default for Shared {
@@ -60,6 +62,7 @@ impl Default for Shared {
             turned: AtomicU64::new(0),
             serving: AtomicBool::new(false),
             state: ArcSwapOption::default(),
+            metrics: Arc::default(),
         }
     }
 }
@@ -93,6 +96,11 @@ impl Published {
     /// The state that stale reads may be answered from; None where they have to ask the loop.
     pub fn direct_reads(&self) -> Option<Arc<ReadGrant>> {
         self.0.state.load_full()
+    }
+
+    /// The figures of the process.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
     }
 
     /// How long ago the loop published; None before its first turn.

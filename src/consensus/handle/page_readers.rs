@@ -33,7 +33,7 @@ impl PageReaders {
         if let Err(job) = self.0.get_or_init(start).send(Box::new(job)) {
             (job.0)();
         }
-        answer.await.expect("a job is carried out while somebody waits for it, and a panic ends the process")
+        answer.await.expect("a job is carried out while its caller waits, and a panic ends the process")
     }
 }
 

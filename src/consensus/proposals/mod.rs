@@ -72,7 +72,8 @@ pub(crate) struct Proposals {
 }
 
 impl Proposals {
-    fn len(&self) -> usize {
+    /// Returns how many requests wait.
+    pub fn len(&self) -> usize {
         self.batch.len()
             + self.waiters.len()
             + self.awaiting_leader.len()

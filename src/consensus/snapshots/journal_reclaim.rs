@@ -79,10 +79,8 @@ impl JournalReclaim {
                 let Self::Copying(rewrite, _) = std::mem::replace(self, Self::Waiting(now + REWRITE_EVERY)) else {
                     return Ok(());
                 };
-                let mut journal = core.data_dir.switch_journal(*rewrite)?;
-                journal.limit_entry_cache(core.options.entry_cache_bytes);
-                let old = std::mem::replace(&mut core.raw.mut_store().journal, journal);
-                core.unused.push(Box::new(old));
+                let journal = core.data_dir.switch_journal(*rewrite)?;
+                core.replace_journal(journal);
                 info!(core.log, "the journal is rewritten"; "bytes" => core.raw.store().journal.size_on_disk());
                 core.discard_garbage()?;
             }

@@ -23,7 +23,7 @@ use super::request::uri::{Deadline, TIMEOUT};
 use super::response::problem::Problem;
 
 /// Returns the deadline of a request whose only query parameter is `timeout`.
-fn deadline(request: &RequestContext) -> Result<Deadline, Problem> {
+pub(super) fn deadline(request: &RequestContext) -> Result<Deadline, Problem> {
     let [timeout] = uri::parameters(request.query(), [TIMEOUT])?;
     deadline_after(request, timeout.as_deref())
 }

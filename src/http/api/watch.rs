@@ -296,6 +296,7 @@ impl Watcher {
                     let (text, partial) =
                         event_stream::first_chunk(&event, |bytes| context.events.take(&self.slot.holder, bytes));
                     self.partial = partial;
+                    context.metrics().http.watch_events.inc();
                     return Some((Ok(text), self));
                 }
                 // The feed has dropped the event. The read below, at the cursor of that event, answers `Lagged`.
@@ -315,6 +316,7 @@ impl Watcher {
                 }
                 FeedRead::Lagged(oldest) => {
                     self.closed = true;
+                    context.metrics().http.watch_lagged.inc();
                     let data = format!(r#"{{"oldest_index":{oldest}}}"#);
                     return Some((Ok(format!("event:lagged\ndata:{data}\n\n").into()), self));
                 }

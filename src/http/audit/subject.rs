@@ -76,6 +76,7 @@ pub(super) fn route(path: &str) -> Option<(&'static str, &str)> {
         ("health", "") => ("/health", ""),
         ("readyz", "") => ("/readyz", ""),
         ("livez", "") => ("/livez", ""),
+        ("metrics", "") => ("/metrics", ""),
         ("openapi.json", "") => ("/openapi.json", ""),
         _ => return None,
     })

@@ -42,6 +42,8 @@ pub(crate) enum Need {
     AnyToken,
     /// An admin's token.
     Admin,
+    /// The right to read figures.
+    Metrics,
     /// The right to do this to one key.
     Key(Action, Vec<u8>),
     /// The right to do this to every key with a prefix.
@@ -180,6 +182,7 @@ impl Need {
         let (allowed, missing) = match self {
             Self::AnyToken => (true, String::new()),
             Self::Admin => (token.is_admin(), "admin".to_owned()),
+            Self::Metrics => (token.allows_metrics(), "metrics".to_owned()),
             Self::Key(action, key) => (token.allows(*action, key), format!("{} on {}", word(*action), quoted(key))),
             Self::Prefix(action, prefix) => (
                 token.allows(*action, prefix),

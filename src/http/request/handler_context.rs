@@ -31,12 +31,14 @@ use crate::changefeed::ChangeFeed;
 use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
 use crate::http::audit::Trail;
 use crate::http::clients::RequestClient;
+use crate::http::metrics;
 use crate::http::options::Options;
 use crate::http::reload::{Present, Reloadable};
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::client_socket::Fin;
 use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::watchers::WatcherSlots;
+use crate::metrics::Metrics;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 
@@ -147,6 +149,7 @@ impl ServerContext {
     pub(crate) async fn request(&self, request: Request, deadline: Deadline) -> Result<Answer, Problem> {
         let code = if matches!(request, Request::Join { .. }) { Code::JoinUnfinished } else { Code::Timeout };
         let left = deadline.left();
+        let (is_write, began) = (matches!(request, Request::Write(_)), Instant::now());
         let answer = self.answer_of(left, self.handle.request(request, left)).await;
         // The loop has the request and may still propose it, so neither case may say `not_applied`.
         let no_answer = |reason| match reason {
@@ -158,12 +161,21 @@ impl ServerContext {
                 "the node stops, and its loop has not answered the request; its disk may be slow",
             ),
         };
-        Ok(answer.map_err(no_answer)??)
+        let result = answer.map_err(no_answer).and_then(|result| result);
+        if is_write {
+            metrics::count_write(&self.metrics().proposals, &result, began.elapsed());
+        }
+        Ok(result?)
     }
 
     /// The change feed of the node.
     pub(crate) fn feed(&self) -> &ChangeFeed {
         self.handle.feed()
+    }
+
+    /// The figures of the process.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        self.handle.metrics()
     }
 
     /// The present time of the clock that the feed uses.
@@ -212,7 +224,10 @@ impl ServerContext {
     ) -> Result<Fetched, Problem> {
         let left = deadline.left();
         let fetched = self.answer_unless_stalled(left, self.handle.read(key, fresh, left)).await;
-        fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?))
+        self.counted_read(
+            fetched.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |fetched| Ok(fetched?)),
+            fresh.0,
+        )
     }
 
     /// Reads a page of keys, with leave of the loop, and renders it.
@@ -225,7 +240,18 @@ impl ServerContext {
     ) -> Result<R, Problem> {
         let left = deadline.left();
         let rendered = self.answer_unless_stalled(left, self.handle.list(list, fresh, left, render)).await;
-        rendered.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |rendered| Ok(rendered?))
+        self.counted_read(
+            rendered.map_or_else(|reason| Err(unanswered_read(reason, fresh.0)), |rendered| Ok(rendered?)),
+            fresh.0,
+        )
+    }
+
+    /// Counts the failure of a linearizable read.
+    fn counted_read<T>(&self, read: Result<T, Problem>, consistency: Consistency) -> Result<T, Problem> {
+        if consistency == Consistency::Linearizable && read.is_err() {
+            self.metrics().reads.read_indexes_failed.inc();
+        }
+        read
     }
 
     /// Makes a checkpoint of the state machine.

@@ -3,7 +3,7 @@
 mod access;
 pub(crate) mod event_stream;
 pub(crate) mod item_json;
-mod overload;
+pub(crate) mod overload;
 pub(crate) mod problem;
 pub(crate) mod refusal_codes;
 pub(crate) mod success;

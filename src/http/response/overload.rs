@@ -7,7 +7,16 @@
 use warp::http::StatusCode;
 
 use super::problem::Problem;
+use crate::metrics::Overload;
 use crate::model::{Code, Refusal, Written};
+
+/// What is counted of a refused request; an extension of its response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Unauthorized,
+    Forbidden,
+    Overload(Overload),
+}
 
 impl Problem {
     /// Returns `rate_limited`, for `who` may send so many requests per second and at once. The next one is allowed in `wait` seconds.
@@ -25,33 +34,33 @@ impl Problem {
             Code::Overloaded,
             "the memory for request bodies, of this caller or of all, is in use; try again in a moment",
         );
-        Self::from(refusal).closing()
+        Self::from(refusal).full(Overload::Bodies).closing()
     }
 
     /// Returns the problem of an exhausted budget of responses that clients have not read yet.
     pub(crate) fn answers_full() -> Self {
         let detail = "the memory for responses that clients, of this caller or of all, have not read yet is in use; try again in a \
              moment";
-        Refusal::not_applied(Code::Overloaded, detail).into()
+        Self::from(Refusal::not_applied(Code::Overloaded, detail)).full(Overload::Responses)
     }
 
     /// Returns the problem of a full dedup table without a result that may be evicted.
     pub(crate) fn results_full(written: &Written) -> Self {
         let detail = "the memory for results of requests with an Idempotency-Key is in use, and none is old enough to be evicted; \
              try again in a moment";
-        Self::from(Refusal::not_applied(Code::Overloaded, detail)).decided(written)
+        Self::from(Refusal::not_applied(Code::Overloaded, detail)).full(Overload::Results).decided(written)
     }
 
     /// Returns the problem of a node with the maximum number of watchers.
     pub(crate) fn watchers_full() -> Self {
         let detail = "this node has the maximum number of watchers (limits.watchers, and half of the connections); use another one";
-        Refusal::not_applied(Code::Overloaded, detail).into()
+        Self::from(Refusal::not_applied(Code::Overloaded, detail)).full(Overload::Watchers)
     }
 
     /// Returns the problem of a node with the maximum number of connections, none of them idle.
     pub(crate) fn connections_full() -> Self {
         let detail = "this node has the maximum number of connections, and all of them are busy; use another node, or try again in \
              a moment";
-        Refusal::not_applied(Code::Overloaded, detail).into()
+        Self::from(Refusal::not_applied(Code::Overloaded, detail)).full(Overload::Connections)
     }
 }

@@ -41,8 +41,10 @@ use warp::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, ETAG, HeaderValue, RET
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
+use super::overload::Refused;
 use super::refusal_codes::status_and_title;
 use super::success;
+use crate::metrics::Overload;
 pub(crate) use crate::model::validate::clip;
 use crate::model::{Code, Leader, Outcome, Refusal, Written};
 
@@ -74,6 +76,8 @@ struct Parts {
     written: Option<Box<Written>>,
     /// When the request may be sent again, in seconds, where that is known.
     retry_after: Option<u64>,
+    /// What had no room for the request.
+    overload: Option<Overload>,
     /// Whether the connection closes after the response.
     close: bool,
     /// Whether the request was refused here, before it was passed to the consensus loop.
@@ -121,6 +125,7 @@ impl Problem {
             newest_index: None,
             written: None,
             retry_after: None,
+            overload: None,
             close: false,
             local: true,
         }))
@@ -154,6 +159,12 @@ impl Problem {
     /// Adds `Retry-After`, in seconds.
     pub(super) fn retry_after(mut self, seconds: u64) -> Self {
         self.0.retry_after = Some(seconds);
+        self
+    }
+
+    /// Names what had no room for the request.
+    pub(super) fn full(mut self, overload: Overload) -> Self {
+        self.0.overload = Some(overload);
         self
     }
 
@@ -359,6 +370,15 @@ impl Problem {
         .expect("strings and numbers always have a JSON form")
     }
 
+    /// What is counted of the problem.
+    fn refused(&self) -> Option<Refused> {
+        match self.0.status {
+            StatusCode::UNAUTHORIZED => Some(Refused::Unauthorized),
+            StatusCode::FORBIDDEN if self.0.code == "forbidden" => Some(Refused::Forbidden),
+            _ => self.0.overload.map(Refused::Overload),
+        }
+    }
+
     /// Returns the response to a request with this method.
     pub(crate) fn respond(&self, method: &Method) -> Response {
         let parts = &*self.0;
@@ -395,6 +415,9 @@ impl Problem {
         if let Some(written) = &parts.written {
             success::set_write_headers(&mut response, written);
         }
+        if let Some(refused) = self.refused() {
+            response.extensions_mut().insert(refused);
+        }
         response
     }
 }
@@ -405,6 +428,7 @@ impl From<Refusal> for Problem {
         let mut problem =
             Self::local(status, refusal.code.as_str(), title, refusal.detail).by_consensus(refusal.outcome);
         problem.0.leader = refusal.leader;
+        problem.0.overload = (refusal.code == Code::Overloaded).then_some(Overload::Requests);
         problem
     }
 }

@@ -40,6 +40,7 @@ use crate::http::request::client_certificate::ClientCertificate;
 use crate::http::request::handler_context::ServerContext;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
+use crate::metrics::Overload;
 
 /// How long the head of a request may take.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -94,6 +95,7 @@ pub(super) async fn serve<I, S>(
     let (is_streaming, stream_begins) = (AtomicBool::new(false), Notify::new());
     // Whether the last response told the client not to send another request.
     let (close_expected, stopping) = (AtomicBool::new(false), stop_signal.clone());
+    let figures = &context.metrics().http;
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let accepted = activity.begin_request();
         let refused = (!accepted).then(|| request.method().clone());
@@ -103,7 +105,10 @@ pub(super) async fn serve<I, S>(
             (&is_streaming, &stream_begins, &close_expected, &stopping);
         async move {
             let mut response = match refused {
-                Some(method) => evicted(&method),
+                Some(method) => {
+                    figures.overloaded(Overload::Connections);
+                    evicted(&method)
+                }
                 None => response.await?,
             };
             let is_stream = watch::is_stream(&response);

@@ -11,6 +11,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -22,6 +23,7 @@ use warp::http::request::Parts;
 use warp::http::{Method, Version};
 use warp::reply::Response;
 
+use super::PortKind;
 use super::browser_guard::{self, OriginCheck};
 use super::client_socket::Fin;
 use super::connection::Client;
@@ -30,12 +32,14 @@ use super::host_guard::{self, Asked};
 use crate::http::api::watch;
 use crate::http::audit::{Entry, Trail};
 use crate::http::clients::RequestClient;
+use crate::http::metrics;
 use crate::http::request::handler_context::{RequestContext, ServerContext};
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes;
+use crate::metrics::Target;
 
 /// The header with how long a connection may be idle.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -44,6 +48,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 #[derive(Clone)]
 pub(super) struct Dispatch<S> {
     context: Arc<ServerContext>,
+    port: PortKind,
     routes: S,
 }
 
@@ -62,8 +67,8 @@ impl<S> Routes for S where
 }
 
 /// Builds what answers the requests of connections.
-pub(super) fn dispatch(context: Arc<ServerContext>) -> Dispatch<impl Routes + 'static> {
-    Dispatch { context, routes: TowerToHyperService::new(warp::service(routes::others())) }
+pub(super) fn dispatch(context: Arc<ServerContext>, port: PortKind) -> Dispatch<impl Routes + 'static> {
+    Dispatch { context, port, routes: TowerToHyperService::new(warp::service(routes::others())) }
 }
 
 impl<S: Routes> Dispatch<S> {
@@ -76,6 +81,8 @@ impl<S: Routes> Dispatch<S> {
     ) -> Result<Response, Infallible> {
         let context = &self.context;
         let (parts, body) = request.into_parts();
+        let (figures, began) = (&context.metrics().http, Instant::now());
+        let (target, _in_flight) = (Target::of(parts.method.as_str(), parts.uri.path()), figures.begin());
         // From here on: a request that ends without an answer has a line, too.
         let entry = Entry::begin(&context.options.audit, &parts, client.address);
         let trail = entry.as_ref().map(Entry::trail);
@@ -84,11 +91,15 @@ impl<S: Routes> Dispatch<S> {
         let keeps_alive = parts.version == Version::HTTP_11 && !asks_to_close(&parts.headers);
         // The slot was given away before the request's path was known.
         let in_probe_slot = slot == SlotKind::Probe;
-        let wrong_slot = in_probe_slot && !host_guard::is_probe(parts.uri.path());
+        let wrong_slot = in_probe_slot && self.port == PortKind::Clients && !host_guard::is_probe(parts.uri.path());
         // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
         // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
         // check; the request that follows it gets one.
         let (origin, answered) = match context.present().origins.check(&parts.headers) {
+            // Before any route as well: what this port must not serve does not depend on the table of routes.
+            _ if !self.port.serves(parts.uri.path()) => {
+                (None, Some(Problem::no_route(parts.uri.path()).respond(&parts.method)))
+            }
             _ if wrong_slot => (None, Some(Problem::connections_full().respond(&parts.method))),
             OriginCheck::Absent => (None, None),
             OriginCheck::Refused(problem) => (None, Some(problem.respond(&parts.method))),
@@ -107,6 +118,8 @@ impl<S: Routes> Dispatch<S> {
         if let Some(entry) = entry {
             entry.finish(&response);
         }
+        metrics::count_refused(context.metrics(), &response);
+        figures.answered(target, response.status().as_u16(), began.elapsed());
         success::set_common_headers(&mut response);
         // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
         // body: a client that sends half of it would hold the slot for as long as the wait.
@@ -151,13 +164,22 @@ impl<S: Routes> Dispatch<S> {
         let is_known = asking.caller.is_known() && certificate.is_ok();
         let is_probe = host_guard::is_probe(parts.uri.path());
         // Before the rights of the token: a request that would be a 401 or 403 counts, too.
-        if !is_probe && let Err(problem) = context.options.limiter.check(&asking) {
+        let is_limited = !is_probe && self.port == PortKind::Clients;
+        if is_limited && let Err(problem) = context.options.limiter.check(&asking) {
             trail.iter().for_each(Trail::over_the_limit);
+            let access = &context.metrics().access;
+            match asking.caller.token() {
+                Some(_) => access.limited_by_token.inc(),
+                None => access.limited_by_address.inc(),
+            }
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting; /health asks the loop like other routes.
-        let needs_loop = !is_probe || parts.uri.path().starts_with("/health");
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics has figures of the process; /health
+        // asks the loop like other routes.
+        let path = parts.uri.path();
+        let needs_loop =
+            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH };
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

@@ -52,9 +52,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::api::watch;
+use super::metrics;
 use super::reload::Control;
 use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
+use crate::metrics::Overload;
 use crate::trust::Mode;
 use acceptor::Acceptor;
 use client_socket::{Fin, PeekedRequest, Socket};
@@ -68,6 +70,34 @@ use write_timeout::WriteTimeout;
 /// The part of a shutdown, as a divisor, that is left for answering requests which the loop has not answered.
 const LAST_ANSWERS_DIVISOR: u32 = 8;
 
+/// The connections of the port for figures and probes.
+pub(crate) const METRICS_CONNECTIONS: usize = 32;
+
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PortKind {
+    /// Every route.
+    Clients,
+    /// Figures and probes alone, without TLS.
+    Metrics,
+}
+
+impl PortKind {
+    /// What it serves, for the log.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clients => "http",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// Whether it serves this path.
+    pub(crate) fn serves(self, path: &str) -> bool {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        self == Self::Clients || [metrics::PATH, "/livez", "/readyz"].contains(&path)
+    }
+}
+
 /// A running server. Dropping it closes every connection at once.
 pub struct Server {
     context: Arc<ServerContext>,
@@ -77,16 +107,34 @@ pub struct Server {
 
 /// Starts the server; must be called within a tokio runtime.
 pub(crate) fn start(listener: std::net::TcpListener, context: Arc<ServerContext>, log: Logger) -> io::Result<Server> {
+    let connections = context.options.connections;
+    start_port(listener, context, (PortKind::Clients, connections), log)
+}
+
+/// As [`start`], for the port of figures and probes.
+pub(crate) fn start_metrics(
+    listener: std::net::TcpListener,
+    context: Arc<ServerContext>,
+    log: Logger,
+) -> io::Result<Server> {
+    start_port(listener, context, (PortKind::Metrics, METRICS_CONNECTIONS), log)
+}
+
+fn start_port(
+    listener: std::net::TcpListener,
+    context: Arc<ServerContext>,
+    (kind, connections): (PortKind, usize),
+    log: Logger,
+) -> io::Result<Server> {
     listener.set_nonblocking(true)?;
     // The standard library's backlog is 128. In a burst of more clients the system drops SYNs, which are sent again a
     // second later.
     SockRef::from(&listener).listen(client_socket::BACKLOG)?;
     let listener = TcpListener::from_std(listener)?;
-    let connections = context.options.connections;
-    info!(log, "serving http"; "address" => listener.local_addr()?, "connections_max" => connections);
+    info!(log, "serving {}", kind.name(); "address" => listener.local_addr()?, "connections_max" => connections);
     let (stop, stopped) = oneshot::channel();
     let slots = ConnectionSlots::new(connections);
-    let acceptor = tokio::spawn(accept(listener, slots, Arc::clone(&context), stopped, log));
+    let acceptor = tokio::spawn(accept((listener, kind), slots, Arc::clone(&context), stopped, log));
     Ok(Server { context, stop, acceptor })
 }
 
@@ -107,7 +155,7 @@ impl Server {
 
 /// Accepts connections until `stopped`, then shuts down.
 async fn accept(
-    listener: TcpListener,
+    (listener, kind): (TcpListener, PortKind),
     slots: Arc<ConnectionSlots>,
     context: Arc<ServerContext>,
     mut stopped: oneshot::Receiver<Duration>,
@@ -115,15 +163,23 @@ async fn accept(
 ) {
     // A JoinSet, so that the task ends with this function.
     let mut broadcast_changes = JoinSet::new();
-    broadcast_changes.spawn(watch::broadcast_changes(Arc::clone(&context)));
+    if kind == PortKind::Clients {
+        broadcast_changes.spawn(watch::broadcast_changes(Arc::clone(&context)));
+    }
     let (stopping, stop_signal) = signal::channel(false);
-    let dispatch = dispatch(Arc::clone(&context));
+    let dispatch = dispatch(Arc::clone(&context), kind);
     let mut connections = JoinSet::new();
-    let tls = context.options.tls.clone();
+    let tls = context.options.tls.clone().filter(|_| kind == PortKind::Clients);
     let tls_only = tls.as_ref().is_some_and(|tls| tls.mode == Mode::On);
     let mut acceptor = Acceptor::new(slots.max_lingering_refused(), tls_only, log.clone());
     let no_slot = raw_response(&Problem::connections_full());
+    let all_figures = Arc::clone(context.metrics());
+    let figures = &all_figures.http;
     let drain = loop {
+        // Each connection that comes or ends begins another round.
+        if kind == PortKind::Clients {
+            figures.connections.set(connections.len() as u64);
+        }
         let accepted = tokio::select! {
             drain = &mut stopped => break drain.unwrap_or_default(),
             // Removes ended connections, or the set would grow for ever.
@@ -144,6 +200,7 @@ async fn accept(
             acceptor.warn_limited("all http connections are busy", "none can be evicted; new ones are refused");
         }
         let Some(slot) = slot else {
+            figures.overloaded(Overload::Connections);
             acceptor.refuse(stream, &no_slot);
             continue;
         };
@@ -198,7 +255,7 @@ where
         Client::at(std::net::Ipv4Addr::LOCALHOST.into(), Fin::default()),
         slot,
         Arc::clone(&context),
-        dispatch(context),
+        dispatch(context, PortKind::Clients),
         stop_signal,
         log,
     )

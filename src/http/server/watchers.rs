@@ -66,6 +66,11 @@ impl WatcherSlots {
         fits.then(|| WatcherSlot { slots: Arc::clone(self), holder })
     }
 
+    /// Returns how many are taken.
+    pub(crate) fn len(&self) -> usize {
+        self.taken().values().sum()
+    }
+
     /// Wakes all watchers that wait in [`WatcherSlots::changed`].
     pub(crate) fn wake_all(&self) {
         self.changed.notify_waiters();

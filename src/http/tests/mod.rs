@@ -15,6 +15,7 @@ mod connections;
 mod content;
 mod limits;
 mod list_and_txn;
+mod metrics;
 mod refused_connections;
 mod store;
 mod tls_port;

@@ -21,6 +21,7 @@ struct SecureNode {
     reader: String,
     writer: String,
     expired: String,
+    scraper: String,
 }
 
 impl SecureNode {
@@ -34,6 +35,7 @@ impl SecureNode {
             NewToken { name: "root".into(), admin: true, ..NewToken::default() },
             NewToken { name: "reader".into(), read: prefix(), ..NewToken::default() },
             NewToken { name: "writer".into(), write: prefix(), ..NewToken::default() },
+            NewToken { name: "scraper".into(), metrics: true, ..NewToken::default() },
             NewToken {
                 name: "late".into(),
                 admin: true,
@@ -53,14 +55,14 @@ impl SecureNode {
             }
         });
         let node = Node::start_as(names, Options { tokens: Some(Arc::clone(&store)), reloads, ..options() }, script);
-        let [admin, reader, writer, expired] = drawn.map(|(secret, _)| secret.expose().to_owned());
-        Self { node, store, folder, admin, reader, writer, expired }
+        let [admin, reader, writer, scraper, expired] = drawn.map(|(secret, _)| secret.expose().to_owned());
+        Self { node, store, folder, admin, reader, writer, expired, scraper }
     }
 
     async fn ask(&self, secret: Option<&str>, method: &str, target: &str, body: &str) -> TestResponse {
         let header = secret.map(|secret| format!("Authorization: Bearer {secret}\r\n")).unwrap_or_default();
         let answer = self.node.ask_with(method, target, &header, body).await;
-        for secret in [&self.admin, &self.reader, &self.writer, &self.expired] {
+        for secret in [&self.admin, &self.reader, &self.writer, &self.expired, &self.scraper] {
             assert!(!answer.head.contains(secret.as_str()) && !answer.body.contains(secret.as_str()), "{answer:?}");
         }
         answer
@@ -114,6 +116,7 @@ const OPERATIONS: &[(&str, &str, &str, &str, Allowed)] = &[
     ("get", "/health", "/health", "", Allowed::Open),
     ("get", "/readyz", "/readyz", "", Allowed::Open),
     ("get", "/livez", "/livez", "", Allowed::Open),
+    ("get", "/metrics", "/metrics", "", Allowed::Admin),
     ("get", "/raft/stats", "/raft/stats", "", Allowed::Outline),
     ("post", "/raft/join", "/raft/join", r#"{"node_id":"n","raft_address":"localhost:1"}"#, Allowed::Admin),
     ("post", "/raft/remove", "/raft/remove", r#"{"node_id":"n"}"#, Allowed::Admin),
@@ -427,4 +430,19 @@ async fn any_host_will_do_where_tokens_are_and_origins_are_checked_still() {
     assert_eq!((preflight.status, preflight.header("access-control-allow-headers")), (204, Some("authorization")));
     let bare = Node::working().ask("GET", "/raft/stats", "").await.json();
     assert!(bare["data"].get("auth_tokens_sha256").is_none(), "without tokens nothing is added");
+}
+
+#[tokio::test]
+async fn figures_are_for_their_own_token_which_opens_no_key() {
+    let secure = SecureNode::start();
+    let scraper = Some(secure.scraper.as_str());
+    for secret in [scraper, Some(&secure.admin)] {
+        assert_eq!(secure.ask(secret, "GET", "/metrics", "").await.status, 200);
+    }
+    let denied = secure.ask(Some(&secure.reader), "GET", "/metrics", "").await.is_problem(403, "forbidden");
+    assert_eq!(denied["detail"], "token \"reader\" needs metrics");
+    secure.ask(scraper, "GET", "/store/a/k", "").await.is_problem(403, "forbidden");
+    secure.ask(scraper, "POST", "/raft/snapshot", "").await.is_problem(403, "forbidden");
+    let body = secure.ask(scraper, "GET", "/metrics", "").await.body;
+    assert!(body.lines().any(|line| line == r#"huskv_auth_denied_total{reason="forbidden"} 3"#), "{body}");
 }

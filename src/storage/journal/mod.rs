@@ -40,6 +40,7 @@ pub struct Journal {
     next_seq: u64,
     /// The chunks written since the log was opened.
     chunks_written: usize,
+    written_bytes: u64,
     /// A torn last record, whose chunks are removed before its number is written again.
     pub(crate) torn: Option<(u64, u32)>,
     /// The payload of the record read last.
@@ -57,6 +58,7 @@ impl Journal {
             index: Index::default(),
             next_seq: 1,
             chunks_written: 0,
+            written_bytes: 0,
             torn: None,
             last_payload: Mutex::new(None),
         }
@@ -239,6 +241,11 @@ impl Journal {
         self.index.bytes_after(index)
     }
 
+    /// Returns the bytes of the records that were written since the log was opened.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
     /// Raises the commit to the applied index. The state machine may be ahead of the recorded commit after a crash, and
     /// raft panics if applied is greater than commit.
     pub(crate) fn raise_commit_to(&mut self, applied: u64) {
@@ -268,6 +275,7 @@ impl Journal {
         };
         let seq = self.next_seq;
         let (bytes, offsets) = record::encode(seq, &meta, entries);
+        self.written_bytes += bytes.len() as u64;
         // One put per chunk, in order: after a crash a prefix of them is there, and the header tells that it is torn.
         let mut chunks = 0;
         for chunk in bytes.chunks(CHUNK_BYTES) {

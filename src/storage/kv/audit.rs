@@ -21,12 +21,15 @@ struct Found {
     totals: StateTotals,
     /// The bytes of all keys and values of clients, as stored.
     live_bytes: u64,
+    /// The number of keys with an expiry.
+    ttl_keys: u64,
     /// The digests of the expiries that items require, minus those that exist.
     expiries: u64,
 }
 
-/// Reads and verifies every value and the TTL index; returns the totals, and the bytes of all keys and values of clients.
-pub(crate) fn audit(db: &dyn Db) -> Result<(StateTotals, u64), Error> {
+/// Reads and verifies every value and the TTL index; returns the totals, the bytes of all keys and values of clients, and the number
+/// of keys with an expiry.
+pub(crate) fn audit(db: &dyn Db) -> Result<(StateTotals, u64, u64), Error> {
     let mut found = Found::default();
     let mut from = Kind::FIRST.to_vec();
     let mut value: Option<Partial> = None;
@@ -60,7 +63,7 @@ pub(crate) fn audit(db: &dyn Db) -> Result<(StateTotals, u64), Error> {
     if found.expiries != 0 {
         return Err(Error::damaged(db, "the times at which its keys expire do not fit the keys"));
     }
-    Ok((found.totals, found.live_bytes))
+    Ok((found.totals, found.live_bytes, found.ttl_keys))
 }
 
 struct Partial {
@@ -86,7 +89,10 @@ fn finish(value: Option<Partial>, found: &mut Found, db: &dyn Db) -> Result<(), 
                 found.expiries = found.expiries.wrapping_add(digest);
             }
         }
-        Kind::Expiry => found.expiries = found.expiries.wrapping_sub(header.digest()),
+        Kind::Expiry => {
+            found.expiries = found.expiries.wrapping_sub(header.digest());
+            found.ttl_keys += 1;
+        }
         Kind::State | Kind::Members | Kind::Result => {}
     }
     if kind != Kind::State {

@@ -102,6 +102,8 @@ pub(crate) struct Counters<'a> {
     pub(crate) totals: &'a mut StateTotals,
     /// The bytes of all keys and values, as stored.
     pub(crate) live_bytes: &'a mut u64,
+    /// The number of keys with an expiry.
+    pub(crate) ttl_keys: &'a mut u64,
     /// The earliest expiry, or an earlier time.
     pub(crate) first_expiry: &'a mut Option<u64>,
 }
@@ -128,11 +130,13 @@ pub(crate) fn stage(
         if let Some((version, expires)) = old_expiry {
             counters.totals.remove(ttl_index::header(&key, version, expires));
             layers.active.set_expiry(&key, expires, None);
+            *counters.ttl_keys -= 1;
             staged.lost_first_expiry |= counters.first_expiry.is_some_and(|first| expires <= first);
         }
         if let Some((version, expires)) = new_expiry {
             counters.totals.add(ttl_index::header(&key, version, expires));
             layers.active.set_expiry(&key, expires, Some(version));
+            *counters.ttl_keys += 1;
             *counters.first_expiry = Some(counters.first_expiry.map_or(expires, |first| first.min(expires)));
         }
     }

@@ -52,6 +52,8 @@ pub struct StateMachine {
     pub(super) state_chunks: usize,
     /// The bytes of all keys and values of clients, as stored.
     live_bytes: u64,
+    /// The number of keys with an expiry.
+    ttl_keys: u64,
     /// The earliest expiry.
     first_expiry: Option<u64>,
     /// The dedup table.
@@ -82,7 +84,7 @@ impl StateMachine {
         let state_header = chunks::put(&mut batch, Kind::State, b"", index, &state.encode(), 0);
         db.write(batch)?;
         db.sync()?;
-        let parts = Parts { state, state_header, members, members_header, live_bytes: 0 };
+        let parts = Parts { state, state_header, members, members_header, live_bytes: 0, ttl_keys: 0 };
         Ok(Self::of(db, redo, parts, None, DedupTable::default()))
     }
 
@@ -113,19 +115,19 @@ impl StateMachine {
         })?;
         // Both sides must agree: the state record says what the sum of all values is, and the audit adds up what is
         // there. A lost update of one key changes the sum, though every checksum that is left matches.
-        let (found, live_bytes) = audit::audit(&*db)?;
+        let (found, live_bytes, ttl_keys) = audit::audit(&*db)?;
         if found != state.totals {
             let (keys, counted) = (found.keys, state.totals.keys);
             let detail = format!("its values do not add up ({keys} keys found, {counted} written)");
             return Err(Error::damaged(&*db, detail));
         }
         let (first_expiry, dedup) = (ttl_index::first_in_tree(&*db)?, dedup_table::read(&*db)?);
-        let parts = Parts { state, state_header, members, members_header, live_bytes };
+        let parts = Parts { state, state_header, members, members_header, live_bytes, ttl_keys };
         Ok(Self::of(db, redo, parts, first_expiry, dedup))
     }
 
     fn of(tree: Arc<dyn Db>, redo: RedoFile, parts: Parts, first_expiry: Option<u64>, dedup: DedupTable) -> Self {
-        let Parts { state, state_header, members, members_header, live_bytes } = parts;
+        let Parts { state, state_header, members, members_header, live_bytes, ttl_keys } = parts;
         let at = ReadPoint { index: state.index, term: state.term, clock: state.clock };
         Self {
             reader: StateReader::new(tree, at),
@@ -139,6 +141,7 @@ impl StateMachine {
             members_chunks: members_header.chunks(),
             state_chunks: state_header.chunks(),
             live_bytes,
+            ttl_keys,
             first_expiry,
             dedup,
             events: Vec::new(),
@@ -193,6 +196,12 @@ impl StateMachine {
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         self.live_bytes
+    }
+
+    /// Returns the number of keys with an expiry.
+    #[must_use]
+    pub fn ttl_keys(&self) -> u64 {
+        self.ttl_keys
     }
 
     /// Whether a request with this idempotency key was applied, so that its stored result would be returned.
@@ -267,9 +276,7 @@ impl StateMachine {
             lost_first_expiry |= staged.lost_first_expiry;
             written.push(result);
         }
-        if self.is_full() {
-            self.signals.is_urgent.store(true, Ordering::Relaxed);
-        }
+        self.signals.fill.store(self.fill(), Ordering::Relaxed);
         if lost_first_expiry && let Some(first) = self.first_expiry {
             self.first_expiry = ttl_index::first(&self.reader.read(), first)?;
         }
@@ -382,8 +389,8 @@ impl StateMachine {
             }
         }
         Event::number(&mut self.events[first..]);
-        let (totals, live_bytes) = (&mut self.state.totals, &mut self.live_bytes);
-        let mut counters = Counters { totals, live_bytes, first_expiry: &mut self.first_expiry };
+        let (totals, live_bytes, ttl_keys) = (&mut self.state.totals, &mut self.live_bytes, &mut self.ttl_keys);
+        let mut counters = Counters { totals, live_bytes, ttl_keys, first_expiry: &mut self.first_expiry };
         let mut layers = self.reader.write();
         if let Some(prefix) = prefix {
             layers.gap.add_removed(&prefix, &outcome, keys.last().map(|(key, _)| key));
@@ -433,4 +440,5 @@ struct Parts {
     members: Members,
     members_header: Header,
     live_bytes: u64,
+    ttl_keys: u64,
 }

@@ -64,6 +64,27 @@ fn rewrite(journal: &Journal) -> (Arc<Memory>, JournalRewrite) {
     (db, JournalRewrite::new(copy, 1))
 }
 
+/// Does the next step of a rewrite; a complete copy takes the place of the journal.
+fn step(
+    copy: &mut Option<(Arc<Memory>, JournalRewrite)>,
+    (db, journal): (&mut Arc<Memory>, &mut Journal),
+    hard_state: &HardState,
+    max_bytes: u64,
+) -> Copied {
+    let (copy_db, mut under_way) = copy.take().unwrap_or_else(|| rewrite(journal));
+    let copied = under_way.step(journal, hard_state, max_bytes).unwrap();
+    match copied {
+        Copied::More => *copy = Some((copy_db, under_way)),
+        Copied::Void => {}
+        Copied::Complete => {
+            let checkpoint = (journal.generation(), journal.checkpoint());
+            (*db, *journal) = (copy_db, under_way.take().1);
+            assert_eq!((journal.generation(), journal.checkpoint()), checkpoint);
+        }
+    }
+    copied
+}
+
 #[test]
 fn the_journal_matches_a_model_over_all_operations() {
     let (mut switched, mut void) = (0, 0);
@@ -75,19 +96,11 @@ fn the_journal_matches_a_model_over_all_operations() {
         for _ in 0..60 {
             // Half of the steps append, often over a conflicting suffix; then compactions, installs, and restarts.
             match rng.below(16) {
-                12.. => {
-                    let (copy_db, mut under_way) = copy.take().unwrap_or_else(|| rewrite(&journal));
-                    match under_way.step(&journal, &model.hard_state, rng.below(20_000)).unwrap() {
-                        Copied::More => copy = Some((copy_db, under_way)),
-                        Copied::Void => void += 1,
-                        Copied::Complete => {
-                            let checkpoint = (journal.generation(), journal.checkpoint());
-                            (db, journal) = (copy_db, under_way.take().1);
-                            assert_eq!((journal.generation(), journal.checkpoint()), checkpoint);
-                            switched += 1;
-                        }
-                    }
-                }
+                12.. => match step(&mut copy, (&mut db, &mut journal), &model.hard_state, rng.below(20_000)) {
+                    Copied::More => {}
+                    Copied::Void => void += 1,
+                    Copied::Complete => switched += 1,
+                },
                 0..6 => {
                     let keep = model.hard_state.commit - model.base.0;
                     let torn = keep + rng.below(model.entries.len() as u64 - keep + 1);

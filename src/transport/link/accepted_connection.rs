@@ -25,6 +25,7 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::counted_halves;
 use super::dialed_connection::{BUFFER_BYTES, DRAIN_LIMIT, PING_EVERY, SILENCE};
 use crate::consensus::{Hop, Input, WritePermit};
 use crate::model::{Answer, Code, Refusal};
@@ -48,7 +49,7 @@ const MAX_DEADLINE: Duration = Duration::from_hours(1);
 pub async fn serve(registry: &Registry, stream: PeerStream, peer: &InboundPeer, welcome: Welcome, who: &str) {
     let (hello, is_tls) = (&peer.hello, stream.is_tls());
     let until_distrusted = stream.until_distrusted();
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = counted_halves::split(stream, &registry.handle.metrics().network.peer(hello.from));
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
     let (replies, replies_end) = mpsc::channel(MAX_IN_FLIGHT);
     let (control, control_end) = mpsc::channel(MAX_CONTROL_FRAMES);

@@ -25,11 +25,13 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::counted_halves;
 use super::dial_verified;
 use super::forwards::Forwards;
 use super::peer_clock::PeerClock;
 use super::send_queue::{QueuedFrame, SendQueueEnd};
 use crate::consensus::{Hop, Input};
+use crate::metrics::PeerFigures;
 use crate::model::{BootHistory, Code, IdentityConflict, PeerTable, Refusal};
 use crate::transport::admission::check_message;
 use crate::transport::backoff::{Backoff, jitter};
@@ -102,6 +104,8 @@ pub struct DialerLink<'a> {
     pub boot_history: &'a BootHistory,
     /// The address at which it was dialled.
     pub address: &'a str,
+    /// What is counted of the member.
+    pub figures: &'a Arc<PeerFigures>,
 }
 
 impl DialerLink<'_> {
@@ -118,7 +122,7 @@ impl DialerLink<'_> {
         let mut replaced: Option<Replies<'_>> = None;
         loop {
             let certificate = stream.certificate().cloned();
-            let (reader, writer) = stream.into_split();
+            let (reader, writer) = counted_halves::split(stream, self.figures);
             let mut writer = BufWriter::with_capacity(BUFFER_BYTES, writer);
             let clock = Arc::new(PeerClock::new(self.registry.handle.clock()));
             let mut reading: Replies<'_> = Box::pin(self.read_loop(reader, Arc::clone(&clock)));
@@ -226,7 +230,11 @@ impl DialerLink<'_> {
                         self.registry.warn_limited("a raft message is refused", &self.peer.to_string(), &detail)
                     }
                 },
-                Frame::Pong(theirs) => clock.record_pong(theirs),
+                Frame::Pong(theirs) => {
+                    if let Some(round_trip) = clock.record_pong(theirs) {
+                        self.figures.round_trip.observe(round_trip);
+                    }
+                }
                 Frame::Follows(leader) => self.registry.heard_follows(self.peer, leader),
                 Frame::Removed { cluster_id, raft_id } => {
                     if (cluster_id, raft_id) == (self.hello.cluster_id, self.hello.from) {
@@ -262,6 +270,7 @@ impl DialerLink<'_> {
         tokio::pin!(replacement);
         let mut told: Option<Arc<PeerTable>> = None;
         // The first ping goes ahead of the held frames: the first forwarded request waits for its pong.
+        clock.record_ping();
         writer.write_all(&Frame::Ping.encode()?).await?;
         for frame in held {
             self.write(writer, clock, frame).await?;
@@ -296,6 +305,7 @@ impl DialerLink<'_> {
                     }
                     let follows = self.registry.handle.names().follows;
                     writer.write_all(&Frame::Follows(follows).encode()?).await?;
+                    clock.record_ping();
                     writer.write_all(&Frame::Ping.encode()?).await?;
                 }
                 frame = queue.recv() => match frame {

@@ -17,6 +17,7 @@
 //! See also: `dialed_connection` (an established connection).
 
 pub(crate) mod accepted_connection;
+pub(crate) mod counted_halves;
 pub(crate) mod dialed_connection;
 pub(crate) mod forwards;
 pub(crate) mod peer_clock;
@@ -36,6 +37,7 @@ use super::handshake::{Denial, Hello, Purpose};
 use super::shared_state::Registry;
 use super::socket::PeerStream;
 use crate::consensus::Input;
+use crate::metrics::PeerFigures;
 use crate::model::{BootHistory, Code, IdentityConflict, Refusal};
 use dialed_connection::{DialerLink, End};
 use forwards::Forwards;
@@ -70,6 +72,8 @@ pub struct Peer {
     pub forwards: Arc<Forwards>,
     /// The address; closing it retires the link after a moment.
     pub peer_address: watch::Receiver<PeerAddress>,
+    /// What is counted of the member.
+    pub figures: Arc<PeerFigures>,
     /// The state between two connections.
     pub state: LinkState,
 }
@@ -281,8 +285,12 @@ impl Peer {
             forwards: &self.forwards,
             boot_history: &boot_history,
             address,
+            figures: &self.figures,
         };
+        let active = &self.registry.handle.metrics().network.active_peers;
+        active.inc();
         let end = Box::pin(dialer_link.run(stream, held, &mut self.queue, &mut self.peer_address)).await;
+        active.dec();
         // Whatever the end was, what was sent and not answered is unknown now.
         let (event, reason) = match &end {
             End::Broken(reason) => ("peer lost", reason.as_str()),
@@ -336,6 +344,9 @@ impl Peer {
 
     /// Drops a frame because there is no connection.
     async fn discard(&mut self, frame: Option<QueuedFrame>) {
+        if frame.is_some() {
+            self.figures.sent_failures.inc();
+        }
         match frame {
             Some(QueuedFrame::Forward(token, ..)) => {
                 let refusal = Refusal::not_applied(

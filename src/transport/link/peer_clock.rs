@@ -13,6 +13,8 @@
 //! See also: `consensus::proposals` (how the deadline is used).
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -27,16 +29,23 @@ pub struct PeerClock {
     local: Clock,
     /// The offsets of the latest pongs, in milliseconds; lower bounds.
     ahead: watch::Sender<VecDeque<i64>>,
+    /// When the pings were sent that have no pong yet; a connection without pongs ends before they are many.
+    pings: Mutex<VecDeque<Instant>>,
 }
 
 impl PeerClock {
     /// Returns an estimate without samples.
     pub fn new(local: Clock) -> Self {
-        Self { local, ahead: watch::Sender::default() }
+        Self { local, ahead: watch::Sender::default(), pings: Mutex::default() }
     }
 
-    /// Adds a pong that carried this time.
-    pub fn record_pong(&self, to_peer_time: Millis) {
+    /// Notes that a ping is sent.
+    pub fn record_ping(&self) {
+        self.pings().push_back(Instant::now());
+    }
+
+    /// Adds a pong that carried this time; returns the time since its ping.
+    pub fn record_pong(&self, to_peer_time: Millis) -> Option<Duration> {
         // A lower bound: the pong took some time to get here, so the acceptor's clock is at least this far ahead by
         // now.
         let ahead = signed(to_peer_time).saturating_sub(signed(self.local.now()));
@@ -44,6 +53,12 @@ impl PeerClock {
             samples.truncate(SAMPLES - 1);
             samples.push_front(ahead);
         });
+        // Pongs come in the order of the pings.
+        self.pings().pop_front().map(|sent| sent.elapsed())
+    }
+
+    fn pings(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        self.pings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no pong was received yet.
@@ -77,13 +92,16 @@ mod tests {
         let local = Clock::start();
         let clock = PeerClock::new(local);
         assert!(clock.is_unknown() && clock.to_peer_time(5_000) == 0);
-        clock.record_pong(local.now() + 10_000);
+        clock.record_ping();
+        assert!(clock.record_pong(local.now() + 10_000).is_some(), "the round trip of its ping");
         clock.wait_for_first().await;
         // One that took 3 s, as one does that is read by a process which was stopped.
-        clock.record_pong(local.now() + 7_000);
+        assert!(clock.record_pong(local.now() + 7_000).is_none(), "it answers no ping");
         let to_peer_time = clock.to_peer_time(5_000);
         assert!((14_900..=15_000).contains(&to_peer_time), "{to_peer_time}");
-        (0..SAMPLES).for_each(|_| clock.record_pong(local.now() + 8_000));
+        for _ in 0..SAMPLES {
+            clock.record_pong(local.now() + 8_000);
+        }
         let to_peer_time = clock.to_peer_time(5_000);
         assert!((12_900..=13_000).contains(&to_peer_time), "{to_peer_time}");
         clock.record_pong(u64::MAX);

@@ -31,12 +31,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::admission::check_snapshot;
 use super::handshake::dial::{Established, dial};
 use super::handshake::{Hello, InboundPeer, Purpose, Welcome};
+use super::link::counted_halves;
 use super::shared_state::Registry;
 use super::socket::{PeerStream, ReadHalf};
 use super::wire::frame_limits;
 use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
+use crate::metrics::PeerFigures;
 use crate::storage::{self, ReceivedSnapshot, SnapshotReader, SnapshotTarget};
 use pace::Pace;
 
@@ -79,15 +81,22 @@ pub async fn send(
         // At most 4 frames wait between the reader thread and the socket, so a slow peer stops the scan and not this
         // task's memory.
         let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
+        registry.handle.metrics().snapshots.bytes.set(bytes);
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         let handle = registry.handle.clone();
         let pace = Pace::new(registry.snapshot_bytes_per_second, bytes, move || handle.any_write());
-        stream_out(stream, message, (bytes, pace), frames_end).await
+        let figures = registry.handle.metrics().network.peer(to);
+        stream_out(stream, figures, message, (bytes, pace), frames_end).await
     };
     let result = tokio::select! {
         result = sending => result,
         () = registry.stopped() => Err("this node is stopping".into()),
     };
+    let snapshots = &registry.handle.metrics().snapshots;
+    match &result {
+        Ok(_) => snapshots.send.observe(began.elapsed()),
+        Err(_) => snapshots.sends_failed.inc(),
+    }
     let outcome = result.as_ref().map_or_else(String::as_str, |_| "taken");
     info!(registry.log, "snapshot stream ended"; "to" => to, "outcome" => outcome, "ms" => ms(began));
     result
@@ -133,12 +142,13 @@ fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>,
 /// The sender's end of a stream; `size` is that of the state on its disk, with the pace of its frames.
 pub async fn stream_out(
     stream: PeerStream,
+    figures: Arc<PeerFigures>,
     message: Message,
     size: (u64, Pace),
     frames: mpsc::Receiver<ReadFrame>,
 ) -> Result<SnapshotMetadata, String> {
     let until_distrusted = stream.until_distrusted();
-    let (mut reader, mut writer) = stream.into_split();
+    let (mut reader, mut writer) = counted_halves::split(stream, &figures);
     let outcome = read_outcome(&mut reader);
     tokio::pin!(outcome);
     // The receiver may refuse at any time; its result is read while frames are sent.
@@ -220,7 +230,7 @@ pub async fn receive(registry: &Registry, stream: PeerStream, peer: &InboundPeer
     let (hello, began) = (&peer.hello, Instant::now());
     info!(registry.log, "snapshot stream started"; "from" => who);
     let until_distrusted = stream.until_distrusted();
-    let (reader, mut writer) = stream.into_split();
+    let (reader, mut writer) = counted_halves::split(stream, &registry.handle.metrics().network.peer(hello.from));
     let mut reader = BufReader::new(reader);
     // Four tasks in one: the snapshot, pings to the sender, which must hear something every 30 s, and the ends of its
     // admission and of its certificate.
@@ -245,6 +255,11 @@ pub async fn receive(registry: &Registry, stream: PeerStream, peer: &InboundPeer
             }
         }
     };
+    let snapshots = &registry.handle.metrics().snapshots;
+    match &result {
+        Ok(()) => snapshots.install.observe(began.elapsed()),
+        Err(_) => snapshots.installs_failed.inc(),
+    }
     let outcome = result.as_ref().map_or_else(String::as_str, |()| "in use");
     info!(registry.log, "snapshot stream ended"; "from" => who, "outcome" => outcome, "ms" => ms(began));
     // Reads on after the result: closing over unread bytes would reset the connection and lose it.
@@ -267,7 +282,10 @@ async fn receive_snapshot(
     welcome: Welcome,
 ) -> Result<(), String> {
     let announced = match read_frame_within(reader, frame_limits::ANNOUNCE, ANNOUNCE_LIMIT).await {
-        Ok(Frame::Announce { index, bytes }) => (index, bytes),
+        Ok(Frame::Announce { index, bytes }) => {
+            registry.handle.metrics().snapshots.bytes.set(bytes);
+            (index, bytes)
+        }
         Ok(other) => return Err(WireError::Unexpected(other.kind().1).to_string()),
         Err(error) => return Err(error.to_string()),
     };

@@ -25,6 +25,9 @@ pub enum Need {
     /// openssl, which only the tests of TLS need.
     #[allow(dead_code)]
     Openssl,
+    /// promtool of Prometheus, which only the tests of figures need.
+    #[allow(dead_code)]
+    Promtool,
     /// A generator of clients, which `scripts/tools.sh` installs.
     OpenapiClient,
     /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
@@ -50,6 +53,9 @@ impl Need {
             Self::Cc => (!*CC.get_or_init(|| succeeds(Command::new("cc").arg("--version")))).then_some("needs cc"),
             Self::Curl => (tool("curl").is_none() || tool("bash").is_none()).then_some("needs curl and bash"),
             Self::Openssl => tool("openssl").is_none().then_some("needs openssl"),
+            Self::Promtool => {
+                tool("promtool").is_none().then_some("needs promtool (Debian's package prometheus has it)")
+            }
             Self::OpenapiClient => tool("openapi-python-client")
                 .is_none()
                 .then_some("needs openapi-python-client (scripts/tools.sh installs it)"),

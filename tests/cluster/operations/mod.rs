@@ -3,6 +3,7 @@
 mod audit;
 mod certs;
 mod launch;
+mod metrics;
 mod probes;
 mod rate_limit;
 mod reload;
@@ -21,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         stats::cases(),
         status::cases(),
         probes::cases(),
+        metrics::cases(),
         reload::cases(),
         audit::cases(),
         certs::cases(),

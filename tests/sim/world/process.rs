@@ -90,13 +90,12 @@ impl World {
         let log = trace::logger(at, self.clock.clone(), self.trace_sink.clone());
         let raft_trace = if self.raft_trace { self.trace_sink.clone() } else { Trace::Off };
         let quiet = trace::logger(at, self.clock.clone(), raft_trace);
-        let outbox = node.outbox.clone();
+        let (outbox, process) = (node.outbox.clone(), node.starts);
         node.peers = Peers::open(Arc::new(node.engine.clone())).ok();
         // The real recovery runs here: identity, journal and state machine are read back from what the disk has kept.
         let driver = DataDir::open(Arc::new(node.engine.clone()), boot).and_then(|(data_dir, incarnation)| {
             Driver::new(data_dir, incarnation, Box::new(outbox.clone()), Box::new(outbox), options, log, quiet)
         });
-        let process = node.starts;
         match driver {
             Ok(driver) => self.nodes[at].driver = Some(driver),
             Err(_) if matches!(self.nodes[at].engine.fault(), Fault::CrashAfter(0) | Fault::Failed) => {

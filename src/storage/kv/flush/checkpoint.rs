@@ -40,9 +40,14 @@ impl StateMachine {
     /// Whether the active memtable should be frozen as soon as no flush is under way.
     #[must_use]
     pub fn is_full(&self) -> bool {
+        self.fill() >= 100
+    }
+
+    /// Returns how full the active memtable is, in percent.
+    pub(crate) fn fill(&self) -> usize {
         // The whole is four parts: one for what is frozen, one for its encoding, and two for what is applied meanwhile.
-        let active = &self.reader.read().active;
-        active.bytes() >= self.memtable_bytes / 4 || active.tombstones() >= MAX_TOMBSTONES
+        let (active, bytes) = (&self.reader.read().active, (self.memtable_bytes / 4).max(1));
+        (active.bytes().saturating_mul(100) / bytes).max(active.tombstones() * 100 / MAX_TOMBSTONES)
     }
 
     /// Whether nothing may be applied until the flush under way has ended.
@@ -72,7 +77,7 @@ impl StateMachine {
             state_chunks: self.state_chunks,
         });
         layers.frozen = Some(frozen.clone());
-        self.signals.is_urgent.store(false, Ordering::Relaxed);
+        self.signals.fill.store(0, Ordering::Relaxed);
         // From here on the tree changes beyond what a reader has seen before.
         layers.epoch += 1;
         let tree = layers.tree.clone();

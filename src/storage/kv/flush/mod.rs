@@ -21,7 +21,7 @@ mod encoder;
 pub(crate) mod redo;
 pub(crate) mod rewrite;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::plant::{self, Plant};
@@ -62,8 +62,8 @@ impl EffectLine {
 pub(crate) struct FlushSignals {
     /// The state machine is gone, and its tree is garbage.
     pub(crate) cancelled: Arc<AtomicBool>,
-    /// The active memtable is full again.
-    pub(crate) is_urgent: Arc<AtomicBool>,
+    /// How full the active memtable is again, in percent of what makes the next flush due.
+    pub(crate) fill: Arc<AtomicUsize>,
 }
 
 /// The next step of a flush.
@@ -186,10 +186,10 @@ impl Flush {
         Ok(!matches!(self.step, Step::Ended))
     }
 
-    /// Whether the active memtable is full again, so that apply will soon wait for this flush.
+    /// Returns how full the active memtable is again, in percent of what makes the next flush due. At 100 apply will soon wait for this one.
     #[must_use]
-    pub fn is_urgent(&self) -> bool {
-        self.signals.is_urgent.load(Ordering::Relaxed)
+    pub fn fill(&self) -> usize {
+        self.signals.fill.load(Ordering::Relaxed)
     }
 
     /// Does all steps that are left.
