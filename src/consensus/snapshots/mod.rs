@@ -19,7 +19,7 @@
 //! (`driver::own_incarnation_switch`).
 
 mod journal_reclaim;
-mod reclaim;
+pub(crate) mod reclaim;
 
 use std::collections::BTreeMap;
 

@@ -120,13 +120,20 @@ impl Reclaim {
         rewrite: Option<Box<Rewrite>>,
         result: Result<Sliced, Error>,
     ) -> Result<(), Error> {
-        let (sliced, Some(rewrite)) = (result?, rewrite) else { return Ok(()) };
+        let Some(rewrite) = rewrite else { return result.map(drop) };
         let began = match self {
             Self::Slicing(id, began) if *id == rewrite.id() => *began,
-            // Of a state that is no longer in use.
+            // Of a state that is no longer in use: its folder may be gone, and no error of it counts.
             _ => {
                 core.discard(rewrite);
                 return Ok(());
+            }
+        };
+        let sliced = match result {
+            Ok(sliced) => sliced,
+            Err(failure) => {
+                core.discard(rewrite);
+                return Err(failure);
             }
         };
         *self = if sliced == Sliced::NoSpace {

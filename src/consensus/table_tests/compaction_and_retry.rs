@@ -4,7 +4,9 @@ use raft::eraftpb::MessageType;
 
 use super::{NOW, Node, message};
 use crate::consensus::snapshots::Snapshots;
+use crate::consensus::snapshots::reclaim::Reclaim;
 use crate::model::Code;
+use crate::storage::Error;
 
 #[test]
 fn failed_streams_to_a_member_are_spaced_by_a_pause_that_doubles_to_a_minute() {
@@ -53,4 +55,17 @@ fn a_snapshot_on_request_waits_for_the_sync_or_its_deadline() {
     for (later, expected) in [(0, Some(Ok(()))), (999, None), (1_000, Some(Err(Code::Timeout)))] {
         assert_eq!(refused(later), expected, "{later} ms later");
     }
+}
+
+#[test]
+fn an_error_of_a_rewrite_that_is_in_use_no_more_ends_no_node() {
+    let (mut node, mut snapshots) = (Node::leader(2), Snapshots::default());
+    let rewrite = |node: &mut Node| Box::new(node.core.data_dir.rewrite(&node.core.state_machine).unwrap());
+    let failure = || Error::Damaged { what: "1/machine-2".into(), detail: "it is missing".into(), path: "d".into() };
+    // A snapshot was installed while the slice was copied, and the folder of its generation was removed as garbage.
+    let abandoned = rewrite(&mut node);
+    snapshots.reclaim.sliced(&mut node.core, Some(abandoned), Err(failure())).unwrap();
+    let present = rewrite(&mut node);
+    snapshots.reclaim = Reclaim::Slicing(present.id(), NOW);
+    assert!(snapshots.reclaim.sliced(&mut node.core, Some(present), Err(failure())).is_err());
 }
