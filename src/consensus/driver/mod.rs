@@ -180,7 +180,10 @@ impl Driver {
                 self.read(Reader { consistency, bounds, deadline, reply });
             }
             Input::ReadFailed(failure) => return Err(failure),
-            Input::Snapshot { deadline, reply } => self.snapshots.snapshot_now(self.unavailable(), deadline, reply),
+            Input::Snapshot { deadline, reply } => match self.unavailable() {
+                Some(refusal) => reply(Err(refusal)),
+                None => self.snapshots.snapshot_now(&self.core, deadline, reply),
+            },
             Input::Status { reply } => reply(self.status()),
             Input::WhoAmI { reply } => reply(self.who_am_i()),
             Input::Stop { deadline } => self.stop(deadline),

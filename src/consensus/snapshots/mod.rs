@@ -89,8 +89,8 @@ pub(crate) struct Snapshots {
     pub journal_reclaim: JournalReclaim,
     /// Since when there is something to flush.
     unflushed_since: Option<Millis>,
-    /// Requests for a checkpoint.
-    waiting: Vec<(Millis, Reply<Result<(), Refusal>>)>,
+    /// Requests for a checkpoint: the deadline, and the index that it has to be at or behind.
+    waiting: Vec<(Millis, u64, Reply<Result<(), Refusal>>)>,
     /// The index that the log may be compacted to.
     compact_to: u64,
     /// When the last step of a compaction was, or there was nothing to remove, and the chunks that the journal had written by then.
@@ -118,12 +118,9 @@ impl Snapshots {
         self.compact_to = 0;
     }
 
-    /// Requests a checkpoint.
-    pub fn snapshot_now(&mut self, unavailable: Option<Refusal>, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
-        if let Some(refusal) = unavailable {
-            return reply(Err(refusal));
-        }
-        self.waiting.push((deadline, reply));
+    /// Requests a checkpoint of what is applied now.
+    pub fn snapshot_now(&mut self, core: &Core, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
+        self.waiting.push((deadline, core.applied(), reply));
     }
 
     fn begin_checkpoint(&mut self, core: &mut Core) {
@@ -156,7 +153,8 @@ impl Snapshots {
         log.journal.sync()?;
         self.compact_to = self.compact_to.max(behind);
         info!(core.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => core.now.saturating_sub(began));
-        for (_, reply) in std::mem::take(&mut self.waiting) {
+        // A flush that had begun before a request has not all that was applied then.
+        for (_, _, reply) in self.waiting.extract_if(.., |(_, index, _)| *index <= mark.0) {
             reply(Ok(()));
         }
         self.reclaim.measured(core, tree_bytes)?;
@@ -204,7 +202,7 @@ impl Snapshots {
             }
         }
         let now = core.now;
-        for (_, reply) in self.waiting.extract_if(.., |(deadline, _)| *deadline <= now) {
+        for (_, _, reply) in self.waiting.extract_if(.., |(deadline, ..)| *deadline <= now) {
             reply(Err(Refusal::unknown(Code::Timeout, "the snapshot was not taken before the deadline; it goes on")));
         }
         if self.pinned.is_some_and(|(_, until)| now >= until) {
@@ -260,7 +258,7 @@ impl Snapshots {
             warn!(core.log, "a checkpoint waits: the disk is almost full"; "free" => &free, "floor" => &floor);
         }
         let name = core.my_name();
-        for (_, reply) in std::mem::take(&mut self.waiting) {
+        for (_, _, reply) in std::mem::take(&mut self.waiting) {
             let detail = format!(
                 "the disk of {name} has {free} free, and no checkpoint is taken below {floor} (storage.reserve_mb); free \
                  some on that file system or make it larger"

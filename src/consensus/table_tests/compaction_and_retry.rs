@@ -26,7 +26,7 @@ fn below_the_floor_a_checkpoint_on_request_is_refused_and_a_stream_fails() {
     for (reserve, expected) in [(u64::MAX / 2, Some(Err(Code::DiskNearlyFull))), (0, None)] {
         let (mut node, mut snapshots) = (Node::leader_with_reserve(2, Some(reserve)), Snapshots::default());
         let (send, answer) = std::sync::mpsc::channel();
-        snapshots.snapshot_now(None, NOW + 1_000, Box::new(move |result| drop(send.send(result))));
+        snapshots.snapshot_now(&node.core, NOW + 1_000, Box::new(move |result| drop(send.send(result))));
         let offer = raft::eraftpb::Message { from: 77, to: 2, ..message(MessageType::MsgSnapshot, 77, 1) };
         snapshots.begin_stream(&mut node.core, offer).unwrap();
         snapshots.run_snapshots(&mut node.core).unwrap();
@@ -42,7 +42,7 @@ fn a_snapshot_on_request_waits_for_the_sync_or_its_deadline() {
     let refused = |later| {
         let (mut node, mut snapshots) = (Node::leader(1), Snapshots::default());
         let (send, answer) = std::sync::mpsc::channel();
-        snapshots.snapshot_now(None, NOW + 1_000, Box::new(move |result| drop(send.send(result))));
+        snapshots.snapshot_now(&node.core, NOW + 1_000, Box::new(move |result| drop(send.send(result))));
         snapshots.run_snapshots(&mut node.core).unwrap();
         let mark = node.core.state_machine.applied();
         node.core.at(NOW + later);

@@ -202,12 +202,12 @@ fn a_newer_format_is_refused_naming_both_versions() {
     let identity = victim.files("identity").remove(0);
     let text = fs::read_to_string(victim.node.directory().join(&identity)).expect("the identity is text");
     let (first, rest) = text.split_once('\n').expect("a first line with the version");
-    let words: Vec<&str> = first.split(' ').map(|word| if word == "2" { "3" } else { word }).collect();
+    let words: Vec<&str> = first.split(' ').map(|word| if word == "3" { "4" } else { word }).collect();
     let newer = format!("{}\n{rest}", words.join(" "));
-    assert_ne!(newer, text, "no version 2 in the first line {first:?}");
-    let what = "identity of version 3";
+    assert_ne!(newer, text, "no version 3 in the first line {first:?}");
+    let what = "identity of version 4";
     let log = victim.suffers(what, true, |copy| fs::write(copy.join(&identity), &newer).unwrap()).refused(what);
-    assert!(log.contains("identity") && log.contains("version 3"), "{what}: {log}");
+    assert!(log.contains("identity") && log.contains("version 4"), "{what}: {log}");
 }
 
 /// Damages every file of the database below `part` in several ways.
