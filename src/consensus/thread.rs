@@ -147,8 +147,23 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
         }
         // Nothing more is applied, so watchers can be told up to where they have everything.
         inbox.feed.close();
+        refuse_queued(&mut driver, &mut inbox)?;
         driver.finish()
     })
+}
+
+/// Refuses the requests that have come since the last turn: they were not begun, and another node can carry them out. Dropped with their
+/// queues, their outcome would be unknown. What comes later finds the queues closed.
+fn refuse_queued(driver: &mut Driver, inbox: &mut Inbox) -> Result<(), Error> {
+    for queue in [&mut inbox.peers, &mut inbox.clients] {
+        queue.close();
+        while let Ok(input) = queue.try_recv() {
+            if matches!(input, Input::Request { .. }) {
+                driver.handle(inbox.clock.now(), input)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Under overload the queue of clients is full at every turn, so the line is rate-limited.

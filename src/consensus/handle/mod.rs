@@ -307,10 +307,13 @@ impl Handle {
         self.ask(|reply| Input::JoinOffer { offer, reply }).await?
     }
 
-    /// Delivers an input of a peer or a background job, waiting while the queue is full. After the loop's end it is
-    /// dropped.
+    /// Delivers an input of a peer or a background job, waiting while the queue is full. After the loop's end a request is refused, and all
+    /// else dropped.
     pub async fn deliver(&self, input: Input) {
-        drop(self.peers.send(input).await);
+        // The loop has ended, and has not begun what comes now.
+        if let Err(mpsc::error::SendError(Input::Request { reply, .. })) = self.peers.send(input).await {
+            reply(Err(stopping()));
+        }
     }
 
     /// As [`Handle::deliver`], from a thread that may block.
@@ -371,5 +374,23 @@ impl Handle {
             ),
             mpsc::error::TrySendError::Closed(_) => stopping(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Outcome;
+
+    #[tokio::test]
+    async fn a_request_that_comes_after_the_end_of_the_loop_is_not_applied() {
+        let (handle, inbox) = channel(1);
+        drop(inbox);
+        let (send, answer) = std::sync::mpsc::channel();
+        let reply = Box::new(move |result| drop(send.send(result)));
+        let request = Request::Remove { node_id: "n1".into() };
+        handle.deliver(Input::Request { request, deadline: 1, hop: Hop::Leader, to: 0, reply }).await;
+        let refusal = answer.recv().unwrap().unwrap_err();
+        assert_eq!((refusal.code, refusal.outcome), (Code::Stopping, Outcome::NotApplied));
     }
 }

@@ -78,6 +78,14 @@ fn is_below_floor(core: &Core) -> bool {
     core.free_space().is_some_and(DiskSpace::is_below_floor)
 }
 
+/// A request for a checkpoint.
+struct CheckpointRequest {
+    deadline: Millis,
+    /// The index that was applied at the request: the checkpoint is there or later.
+    index: u64,
+    reply: Reply<Result<(), Refusal>>,
+}
+
 /// Checkpoints and snapshot streams of this node.
 #[derive(Default)]
 pub(crate) struct Snapshots {
@@ -89,8 +97,8 @@ pub(crate) struct Snapshots {
     pub journal_reclaim: JournalReclaim,
     /// Since when there is something to flush.
     unflushed_since: Option<Millis>,
-    /// Requests for a checkpoint: the deadline, and the index that it has to be at or behind.
-    waiting: Vec<(Millis, u64, Reply<Result<(), Refusal>>)>,
+    /// Requests for a checkpoint.
+    waiting: Vec<CheckpointRequest>,
     /// The index that the log may be compacted to.
     compact_to: u64,
     /// When the last step of a compaction was, or there was nothing to remove, and the chunks that the journal had written by then.
@@ -120,7 +128,7 @@ impl Snapshots {
 
     /// Requests a checkpoint of what is applied now.
     pub fn snapshot_now(&mut self, core: &Core, deadline: Millis, reply: Reply<Result<(), Refusal>>) {
-        self.waiting.push((deadline, core.applied(), reply));
+        self.waiting.push(CheckpointRequest { deadline, index: core.applied(), reply });
     }
 
     fn begin_checkpoint(&mut self, core: &mut Core) {
@@ -154,8 +162,8 @@ impl Snapshots {
         self.compact_to = self.compact_to.max(behind);
         info!(core.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => core.now.saturating_sub(began));
         // A flush that had begun before a request has not all that was applied then.
-        for (_, _, reply) in self.waiting.extract_if(.., |(_, index, _)| *index <= mark.0) {
-            reply(Ok(()));
+        for request in self.waiting.extract_if(.., |request| request.index <= mark.0) {
+            (request.reply)(Ok(()));
         }
         self.reclaim.measured(core, tree_bytes)?;
         self.journal_reclaim.measure(core)
@@ -202,8 +210,11 @@ impl Snapshots {
             }
         }
         let now = core.now;
-        for (_, _, reply) in self.waiting.extract_if(.., |(deadline, ..)| *deadline <= now) {
-            reply(Err(Refusal::unknown(Code::Timeout, "the snapshot was not taken before the deadline; it goes on")));
+        for request in self.waiting.extract_if(.., |request| request.deadline <= now) {
+            (request.reply)(Err(Refusal::unknown(
+                Code::Timeout,
+                "the snapshot was not taken before the deadline; it goes on",
+            )));
         }
         if self.pinned.is_some_and(|(_, until)| now >= until) {
             self.pinned = None;
@@ -258,12 +269,12 @@ impl Snapshots {
             warn!(core.log, "a checkpoint waits: the disk is almost full"; "free" => &free, "floor" => &floor);
         }
         let name = core.my_name();
-        for (_, _, reply) in std::mem::take(&mut self.waiting) {
+        for request in std::mem::take(&mut self.waiting) {
             let detail = format!(
                 "the disk of {name} has {free} free, and no checkpoint is taken below {floor} (storage.reserve_mb); free \
                  some on that file system or make it larger"
             );
-            reply(Err(Refusal::not_applied(Code::DiskNearlyFull, detail)));
+            (request.reply)(Err(Refusal::not_applied(Code::DiskNearlyFull, detail)));
         }
         true
     }
