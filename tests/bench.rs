@@ -3,6 +3,8 @@
 //! Invariants: the figures must agree with each other; none is compared with a speed.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,7 +41,20 @@ impl Node {
             let word = |name: &str| addresses[name].as_str().unwrap_or_default().to_owned();
             (node.http, node.raft) = (word("http"), word("raft"));
         }
+        while !node.is_ready() {
+            assert!(begun.elapsed() < LONG, "the node is not ready");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         node
+    }
+
+    fn is_ready(&self) -> bool {
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http);
+        let mut answer = String::new();
+        TcpStream::connect(&self.http).is_ok_and(|mut stream| {
+            stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer)).is_ok()
+                && answer.starts_with("HTTP/1.1 200")
+        })
     }
 
     /// Runs `huskv bench` against the node, and returns the report.

@@ -25,14 +25,18 @@ const ENTRY_WORDS: usize = 6;
 
 /// The words of a set: a half of each entry's hash first, so that a lookup reads one line of the processor's cache before it has
 /// found its entry. A set of zeros is empty.
-type Set = [u64; WAYS + WAYS * ENTRY_WORDS];
+type Set = [u64; SET_WORDS];
+
+const SET_WORDS: usize = WAYS + WAYS * ENTRY_WORDS;
 
 /// The bit of an entry's last word that a stored key has, and a missing one has not.
 const IS_STORED: u64 = 1 << 40;
 
 /// The cache.
 pub(crate) struct MetaCache {
-    sets: Vec<Set>,
+    /// The words of all sets. As numbers and not as arrays, which the standard library would write one by one instead of taking zeroed
+    /// memory from the system.
+    words: Vec<u64>,
     hasher: SipHasher13,
 }
 
@@ -40,14 +44,15 @@ impl MetaCache {
     /// Creates a cache of at most `bytes`, but of one set at least, for hashes under `secret`.
     pub(crate) fn new(bytes: usize, secret: u64) -> Self {
         let sets = (bytes / size_of::<Set>()).max(1);
+        let words = vec![0; sets * SET_WORDS];
         // The second half of the hash's key need not be secret.
-        Self { sets: vec![[0; _]; sets], hasher: SipHasher13::new_with_keys(secret, 0) }
+        Self { words, hasher: SipHasher13::new_with_keys(secret, 0) }
     }
 
     /// Returns what is known of `key`: its metadata, or that it is missing. None where it is not in the cache.
     pub(crate) fn get(&self, key: &Bytes) -> Option<Option<StoredMeta>> {
         let (set, tag, rest) = self.place(key);
-        let set = &self.sets[set];
+        let set = &self.words.as_chunks().0[set];
         let way = find(set, tag, rest)?;
         Some(unpack(entry(set, way)))
     }
@@ -55,7 +60,7 @@ impl MetaCache {
     /// Sets the newest state of `key`.
     pub(crate) fn set(&mut self, key: &Bytes, stored: Option<StoredMeta>) {
         let (set, tag, rest) = self.place(key);
-        let set = &mut self.sets[set];
+        let set = &mut self.words.as_chunks_mut().0[set];
         let way = find(set, tag, rest).or_else(|| set[..WAYS].iter().position(|tag| *tag == 0));
         // A missing key has version 0, and gives way first.
         let oldest = |set: &Set| (0..WAYS).min_by_key(|way| entry(set, *way)[1]).unwrap_or(0);
@@ -65,11 +70,16 @@ impl MetaCache {
         set[start..start + ENTRY_WORDS].copy_from_slice(&pack(rest, stored));
     }
 
+    /// Returns the number of sets.
+    fn sets(&self) -> usize {
+        self.words.len() / SET_WORDS
+    }
+
     /// Returns the set of `key`, and its hash in two halves.
     fn place(&self, key: &Bytes) -> (usize, u64, u64) {
         let hash = self.hasher.hash(key);
         // Scales the hash to the number of sets, without a division.
-        let set = (u128::from(hash.h1) * self.sets.len() as u128) >> 64;
+        let set = (u128::from(hash.h1) * self.sets() as u128) >> 64;
         let set = usize::try_from(set).expect("it is less than the number of sets");
         (set, hash.h2.max(1), hash.h1)
     }
@@ -145,14 +155,14 @@ mod tests {
             assert_eq!(found, *newest);
             *(if newest.is_some() { &mut stored } else { &mut missing }) += 1;
         }
-        assert!(stored > 800 && missing > 0, "{stored} and {missing} of {} entries", 8 * cache.sets.len());
+        assert!(stored > 800 && missing > 0, "{stored} and {missing} of {} entries", 8 * cache.sets());
         assert_eq!(cache.get(&key(4000)), None);
     }
 
     #[test]
     fn a_full_set_drops_the_oldest_version() {
         let mut cache = MetaCache::new(0, 1);
-        assert_eq!(cache.sets.len(), 1);
+        assert_eq!(cache.sets(), 1);
         (1..=9).for_each(|version| cache.set(&key(version), Some(meta(&key(version), version))));
         assert_eq!(cache.get(&key(1)), None);
         cache.set(&key(5), None);
