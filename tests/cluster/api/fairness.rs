@@ -104,9 +104,13 @@ fn slow_readers_delay_no_small_response_to_other_clients() {
     let node = with_rate_grace(Setup::named("node1").set("HUSKV_LIMITS_MEMORY_MB", 384), GRACE);
     store_large(&node, "large");
     node.put("small", 1);
-    let _slow: Vec<_> = (0..64).map(|_| slow(&node, &get("/store/large?raw&timeout=60s"))).collect();
+    let reader = || slow(&node, &get("/store/large?raw&timeout=60s"));
+    let mut readers: Vec<_> = (0..64).map(|_| reader()).collect();
     let large = || node.get("/store/large?raw");
-    eventually(GRACE, "the share of their address is taken", || refused(&large()));
+    // Most of the 64 were refused. Where the last part of the share was free again after that, another reader takes it.
+    eventually(GRACE, "the share of their address is taken", || {
+        refused(&large()).inspect_err(|_| readers.push(reader()))
+    });
     for _ in 0..50 {
         assert_eq!(node.value("small"), 1);
     }
