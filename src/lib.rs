@@ -83,7 +83,8 @@
 //! * No request is proposed after its deadline, and a refusal after an effect never says `not_applied`.
 //! * A node that lags behind its leader refuses linearizable reads at once, and says so (`consensus::liveness::readiness`).
 //! * A node's state counts as fresh as of the moment when its read index round began, not when the answer came.
-//! * Reads are answered by the threads that serve clients, from memtables and tree, and each is one state (`storage::kv::layers`).
+//! * Reads are answered by the threads that serve clients, from memtables and tree, and each is one state (`storage::kv::layers`). Pages
+//!   of more than 32 keys have threads of their own, of low priority (`consensus::handle::page_readers`).
 //! * No start and no guarantee depends on the wall clock, the dates of certificates aside, and libraries see it within 1970 to
 //!   9999 (`storage::sled::clamped_system_time`).
 //! * sled's flush is made a real fdatasync (`storage::sled::sync_override`), and a node that cannot prove it does not start. Values
