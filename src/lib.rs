@@ -21,17 +21,16 @@
 //! | [`model`] | values, and the pure rule from command to result | nothing |
 //! | [`storage`] | the disk: journal, state machine, snapshots, identity; the only sled | model, plant |
 //! | [`changefeed`] | a bounded memory of the latest events, for watchers | model |
-//! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, metrics, logging, plant |
-//! | [`transport`] | peers: frames, connections, snapshot streams | model, metrics, logging, trust, plant, the snapshot types of storage, the facade of consensus |
-//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, who is at the other end, refusals in words; a CA and what it issues; the only rustls | logging |
-//! | [`auth`] | tokens: their file, secrets, grants, reloads | model, logging |
-//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, metrics, logging, trust, the facade of consensus |
+//! | [`consensus`] | the loop around raft; the only `RawNode` | model, storage, changefeed, telemetry, plant |
+//! | [`transport`] | peers: frames, connections, snapshot streams | model, telemetry, trust, plant, the snapshot types of storage, the facade of consensus |
+//! | [`trust`] | TLS: key pairs, CA bundles, handshakes, who is at the other end, refusals in words; a CA and what it issues; the only rustls | telemetry |
+//! | [`auth`] | tokens: their file, secrets, grants, reloads | model, telemetry |
+//! | [`http`] | clients: routes, errors; the only warp | model, changefeed, auth, telemetry, trust, the facade of consensus |
 //! | [`client`] | the Rust client: endpoints, leader first, retries by `outcome`, watches | model, trust |
 //! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse; `node::fuzzing`, the fuzz targets, in test builds only | all of these |
-//! | [`cli`] | the command line | auth, config, logging, node, client, trust |
-//! | [`logging`] | the log on stderr, and rate limits of its lines; the file of the audit | nothing |
-//! | [`metrics`] | figures for Prometheus, and their exposition; the only prometheus_client | nothing |
+//! | [`cli`] | the command line | auth, config, telemetry, node, client, trust |
+//! | [`telemetry`] | what a node says of itself: the log with its rate limits, the file of the audit, figures for Prometheus; the only prometheus_client | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //!
 //! `tests/tidy.rs` holds the table. No module holds a handle to one above it: a request carries its own reply.
@@ -92,7 +91,7 @@
 //! * Memory that clients hold at their own speed is bounded, shared out by token or address, and taken from clients below a least rate
 //!   (`http::server::fair_memory`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
 //!   request costs the loop nothing, and neither does one over its caller's rate (`http::clients::rate_limit`).
-//! * A scrape of figures asks neither the loop nor the disk, and no label of them has a key ([`metrics`]).
+//! * A scrape of figures asks neither the loop nor the disk, and no label of them has a key ([`telemetry::metrics`]).
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.
@@ -129,12 +128,11 @@ pub mod client;
 pub mod config;
 pub mod consensus;
 pub mod http;
-pub mod logging;
-pub mod metrics;
 pub mod model;
 pub mod node;
 pub mod plant;
 pub mod storage;
+pub mod telemetry;
 pub mod transport;
 pub mod trust;
 

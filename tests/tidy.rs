@@ -24,8 +24,8 @@ const MAX_LINES: usize = 450;
 /// The maximum number of entries of a folder.
 const MAX_ENTRIES: usize = 16;
 
-/// Folders above [`MAX_ENTRIES`]: one file per fuzz target, and one entry per module of [`IMPORTS`].
-const LARGE_FOLDERS: &[&str] = &["fuzz/fuzz_targets", "src"];
+/// Folders above [`MAX_ENTRIES`]: one file per fuzz target.
+const LARGE_FOLDERS: &[&str] = &["fuzz/fuzz_targets"];
 
 /// Pronouns that stand where the field has a noun: the caller, the client, the peer.
 const PRONOUNS: &[&str] = &["whoever", "somebody", "nobody", "anybody", "someone", "anyone", "everybody"];
@@ -46,15 +46,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("plant", &[]),
     ("storage", &["model", "plant"]),
     ("changefeed", &["model"]),
-    ("consensus", &["model", "storage", "changefeed", "metrics", "logging", "plant"]),
-    ("transport", &["model", "storage", "consensus", "metrics", "logging", "trust", "plant"]),
-    ("trust", &["logging"]),
-    ("auth", &["model", "logging"]),
-    ("http", &["model", "changefeed", "consensus", "auth", "metrics", "logging", "trust"]),
+    ("consensus", &["model", "storage", "changefeed", "telemetry", "plant"]),
+    ("transport", &["model", "storage", "consensus", "telemetry", "trust", "plant"]),
+    ("trust", &["telemetry"]),
+    ("auth", &["model", "telemetry"]),
+    ("http", &["model", "changefeed", "consensus", "auth", "telemetry", "trust"]),
     ("client", &["model", "trust"]),
     ("config", &["model", "trust"]),
-    ("logging", &[]),
-    ("metrics", &[]),
+    ("telemetry", &[]),
     (
         "node",
         &[
@@ -67,12 +66,11 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "http",
             "client",
             "config",
-            "metrics",
-            "logging",
+            "telemetry",
             "trust",
         ],
     ),
-    ("cli", &["auth", "config", "logging", "node", "client", "trust"]),
+    ("cli", &["auth", "config", "telemetry", "node", "client", "trust"]),
     ("main", &["cli"]),
     ("lib", &[]),
 ];
@@ -112,13 +110,13 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("eraftpb", &["src/storage/", "src/consensus/", "src/transport/"]),
     ("raft", &["src/storage/", "src/consensus/", "src/transport/"]),
     ("protobuf", &["src/storage/", "src/consensus/", "src/transport/"]),
-    ("slog_async", &["src/logging/mod.rs"]),
-    ("slog_term", &["src/logging/mod.rs"]),
-    ("slog_json", &["src/logging/mod.rs"]),
+    ("slog_async", &["src/telemetry/logging/mod.rs"]),
+    ("slog_term", &["src/telemetry/logging/mod.rs"]),
+    ("slog_json", &["src/telemetry/logging/mod.rs"]),
     ("clap", &["src/cli/", "src/config.rs", "src/config/"]),
     ("clap_complete", &["src/cli/completions.rs"]),
     ("toml", &["src/auth/", "src/config.rs", "src/config/"]),
-    ("prometheus_client", &["src/metrics/exposition.rs"]),
+    ("prometheus_client", &["src/telemetry/metrics/exposition.rs"]),
     ("subtle", &["src/auth/"]),
     ("governor", &["src/http/"]),
     ("ipnet", &["src/http/", "src/config.rs", "src/config/"]),

@@ -8,8 +8,8 @@ use slog::warn;
 use super::exit::{USAGE, print_error};
 use crate::config::keys::{KEYS, Key, Kind};
 use crate::config::{CONFIG_FLAG, CONFIG_VARIABLE, Given, Loaded, near_misses, service_links};
-use crate::logging::{self, Format};
 use crate::node::{self, Stop};
+use crate::telemetry::logging::{self, Format};
 
 /// The hidden flag that stops a node when its stdin closes, so that the demo's nodes end with the demo.
 pub(super) const STOP_WITH_STDIN: &str = "stop-with-stdin";

@@ -33,9 +33,9 @@ use super::handle::{Clock, Handle, Inbox, Names};
 use super::input::Input;
 use super::options::Options;
 use super::outbox::Outbox;
-use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::storage::{self, DataDir, Engine, Error, Flush, Incarnation, Rewrite, Spooled, Spooler};
+use crate::telemetry::logging::LogLimit;
 
 /// The maximum inputs of each queue in a turn.
 const INPUTS_PER_TURN: usize = 1024;

@@ -12,8 +12,8 @@ use std::panic::PanicHookInfo;
 
 use slog::{Logger, crit};
 
-use crate::logging::Guard;
 use crate::storage;
+use crate::telemetry::logging::Guard;
 
 /// The exit code of an internal error, EX_SOFTWARE of `sysexits.h`.
 const INTERNAL_ERROR: i32 = 70;

@@ -26,7 +26,7 @@ use crate::auth::{self, LastReload, TokenStore, format_time};
 use crate::config::{Change, Loaded, RELOADED};
 use crate::consensus::Handle;
 use crate::http::{self, Audit, ReloadChange, ReloadReport, ReloadRequest};
-use crate::logging::{self, Guard, OpenedFile};
+use crate::telemetry::logging::{self, Guard, OpenedFile};
 use crate::trust::certificate::CertificateInfo;
 use crate::trust::credentials::{CredentialStore, Credentials, Reload};
 use crate::trust::expiry::ExpiryLog;

@@ -26,9 +26,9 @@ use super::shared_state::{Directory, Registry};
 use super::snapshot_stream;
 use super::wire::Frame;
 use crate::consensus::{Hop, Input, Outbox};
-use crate::metrics::PeerFigures;
 use crate::model::{Code, DiskSpace, JoinOffer, PeerTable, Probe, Refusal, Request, StateDigest};
 use crate::storage::SnapshotReader;
+use crate::telemetry::metrics::PeerFigures;
 
 /// The maximum concurrent rpcs.
 const MAX_RPCS: usize = 64;

@@ -21,9 +21,9 @@ use super::handshake::{Denial, Hello, InboundPeer, Purpose};
 use super::memory_budget::Budget;
 use super::wire::Frame;
 use crate::consensus::{Handle, Input};
-use crate::logging::LogLimits;
 use crate::model::{BootHistory, BootId, IdentityConflict, PeerTable};
 use crate::storage::Peers;
+use crate::telemetry::logging::LogLimits;
 
 /// The shared state of the transport.
 pub struct Registry {

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::TrustError;
 use super::certificate::{CertificateInfo, is_for_servers};
 use super::pem_files::{CaBundle, KeyPair};
-use crate::logging::LogLimit;
+use crate::telemetry::logging::LogLimit;
 
 /// By how much the clock of the issuer may be ahead of this machine's.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(300);

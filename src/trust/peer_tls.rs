@@ -35,7 +35,7 @@ use super::peer_identity::{PeerIdentity, host};
 use super::refusal::Refusal;
 use super::verified_certificate::VerifiedCertificate;
 use super::{ClientAuth, Mode, TrustError, provider};
-use crate::logging::LogLimits;
+use crate::telemetry::logging::LogLimits;
 
 /// A connection to or from a node after its handshake.
 pub type TlsStream = tokio_rustls::TlsStream<TcpStream>;

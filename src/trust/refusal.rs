@@ -16,7 +16,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use slog::{Logger, warn};
 
 use super::certificate::CertificateInfo;
-use crate::logging::LogLimits;
+use crate::telemetry::logging::LogLimits;
 
 /// Why a handshake failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

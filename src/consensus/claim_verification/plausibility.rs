@@ -18,11 +18,11 @@ use raft::eraftpb::{Message, MessageType};
 use slog::warn;
 
 use crate::consensus::core::{Core, Phase};
-use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::model::{Probe, ProbeReply, Refusal};
 use crate::plant::{self, Plant};
 use crate::storage::Error;
+use crate::telemetry::logging::LogLimit;
 
 /// How far above its own a node believes a term.
 const TERM_LEAP: u64 = 1 << 20;

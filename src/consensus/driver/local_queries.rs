@@ -13,9 +13,9 @@ use crate::changefeed::{ChangeFeed, FeedStatus};
 use crate::consensus::core::Phase;
 use crate::consensus::core::role_name::state;
 use crate::consensus::handle::Names;
-use crate::metrics::{NodeState, PeerState};
 use crate::model::{List, MemberStatus, Page, Refusal, Role, State, Status, Voters};
 use crate::storage::{self, Error};
+use crate::telemetry::metrics::{NodeState, PeerState};
 
 impl Driver {
     /// Returns the change feed, with the events of what this node applies from its start on.

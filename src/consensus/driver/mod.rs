@@ -48,9 +48,9 @@ use super::proposals::disk_space::VoterDiskSpace;
 use super::reads::{Reader, Reads};
 use super::snapshots::Snapshots;
 use crate::changefeed::ChangeFeed;
-use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
+use crate::telemetry::logging::LogLimit;
 use ready::Seen;
 use split_borrows::{context, view};
 

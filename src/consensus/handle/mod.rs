@@ -24,11 +24,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::input::{Bounds, Consistency, Fetched, Hop, Input, Listed, ReadGrant, Reply};
 use crate::changefeed::ChangeFeed;
-use crate::metrics::{Metrics, NodeState};
 use crate::model::{
     Answer, Code, Command, JoinAccepted, JoinOffer, List, Probe, ProbeReply, Refusal, Request, Status, WhoAmI,
 };
 use crate::storage;
+use crate::telemetry::metrics::{Metrics, NodeState};
 pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;

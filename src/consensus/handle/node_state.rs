@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::consensus::input::ReadGrant;
-use crate::metrics::Metrics;
 use crate::model::Refusal;
+use crate::telemetry::metrics::Metrics;
 
 /// The identity of this node and its leader, as of the loop's last turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

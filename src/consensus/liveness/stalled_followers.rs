@@ -14,8 +14,8 @@ use slog::warn;
 
 use super::Liveness;
 use crate::consensus::core::Core;
-use crate::logging::LogLimit;
 use crate::model::Millis;
+use crate::telemetry::logging::LogLimit;
 
 /// After how long without a step, while the log moves, a follower is worth a warning.
 const STANDS_STILL: Millis = 30_000;

@@ -11,8 +11,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::logging::LogLimit;
 use crate::model::Millis;
+use crate::telemetry::logging::LogLimit;
 
 /// One round of one learner.
 #[derive(Debug)]

@@ -29,11 +29,11 @@ use super::core::pending_request::{ClientRequest, late};
 use super::core::{Core, Phase};
 use super::input::Hop;
 use super::raft_rs_adapter::decoded_entries::Decoded;
-use crate::logging::LogLimit;
 use crate::model::Millis;
 use crate::model::validate;
 use crate::model::{Answer, Code, Limits, Outcome, Proposal, Refusal, Request};
 use crate::plant::{self, Plant};
+use crate::telemetry::logging::LogLimit;
 use shared_context::Context;
 use waiters::Waiters;
 

@@ -31,9 +31,9 @@ use subject::{Event, Subject, event, route, shortened};
 use super::clients::RequestClient;
 use super::request::idempotency::IDEMPOTENCY_KEY;
 use super::response::success;
-use crate::logging::{LineFile, OpenedFile, Room, forges};
 use crate::model::Command;
 use crate::model::validate;
+use crate::telemetry::logging::{LineFile, OpenedFile, Room, forges};
 
 /// The most denials written in a second: a client without any right can cause them as fast as it likes, and would fill the disk.
 const MAX_DENIALS: u32 = 50;

@@ -3,7 +3,7 @@
 //! Invariants: it neither waits for the consensus loop nor for the disk, so it answers while either stalls, while the node starts, and on a node
 //! outside of a cluster.
 //!
-//! See also: what is counted ([`crate::metrics`]), `docs/monitoring.md`.
+//! See also: what is counted ([`crate::telemetry::metrics`]), `docs/monitoring.md`.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,8 +15,8 @@ use super::api::deadline;
 use super::request::handler_context::{RequestContext, ServerContext};
 use super::response::overload::Refused;
 use super::response::problem::Problem;
-use crate::metrics::{AccessState, Failure, Format, Metrics, Proposals, ServerState};
 use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
+use crate::telemetry::metrics::{AccessState, Failure, Format, Metrics, Proposals, ServerState};
 use crate::trust::credentials::CredentialStore;
 use crate::trust::peer_tls::PeerTls;
 
@@ -134,7 +134,7 @@ fn failure(code: Code) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{ROUTES, Target};
+    use crate::telemetry::metrics::{ROUTES, Target};
 
     #[test]
     fn every_operation_of_the_document_has_series_of_its_own() {

@@ -38,9 +38,9 @@ use crate::http::response::problem::{Problem, clip};
 use crate::http::server::client_socket::Fin;
 use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::watchers::WatcherSlots;
-use crate::metrics::Metrics;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
+use crate::telemetry::metrics::Metrics;
 
 /// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");

@@ -7,8 +7,8 @@
 use warp::http::StatusCode;
 
 use super::problem::Problem;
-use crate::metrics::Overload;
 use crate::model::{Code, Refusal, Written};
+use crate::telemetry::metrics::Overload;
 
 /// What is counted of a refused request; an extension of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

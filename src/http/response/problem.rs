@@ -44,9 +44,9 @@ use warp::reply::Response;
 use super::overload::Refused;
 use super::refusal_codes::status_and_title;
 use super::success;
-use crate::metrics::Overload;
 pub(crate) use crate::model::validate::clip;
 use crate::model::{Code, Leader, Outcome, Refusal, Written};
+use crate::telemetry::metrics::Overload;
 
 /// The value of `Retry-After`, in seconds.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("1");

@@ -21,7 +21,7 @@ use tokio::time::{sleep, sleep_until};
 use super::client_socket;
 use super::lingering_close::{LINGER, LingeringCloses, POLL_INTERVAL, raw_response};
 use crate::http::response::problem::Problem;
-use crate::logging::LogLimits;
+use crate::telemetry::logging::LogLimits;
 
 /// The pause after a failed accept, most likely because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -40,7 +40,7 @@ use crate::http::request::client_certificate::ClientCertificate;
 use crate::http::request::handler_context::ServerContext;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
-use crate::metrics::Overload;
+use crate::telemetry::metrics::Overload;
 
 /// How long the head of a request may take.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -39,7 +39,7 @@ use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes;
-use crate::metrics::Target;
+use crate::telemetry::metrics::Target;
 
 /// The header with how long a connection may be idle.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

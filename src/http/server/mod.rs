@@ -56,7 +56,7 @@ use super::metrics;
 use super::reload::Control;
 use super::request::handler_context::ServerContext;
 use super::response::problem::Problem;
-use crate::metrics::Overload;
+use crate::telemetry::metrics::Overload;
 use crate::trust::Mode;
 use acceptor::Acceptor;
 use client_socket::{Fin, PeekedRequest, Socket};

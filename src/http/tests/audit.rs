@@ -5,7 +5,7 @@
 use super::*;
 use crate::http::Audit;
 use crate::http::audit::Entry;
-use crate::logging::OpenedFile;
+use crate::telemetry::logging::OpenedFile;
 use serde_json::json;
 
 /// The options of a node with an audit file, and what reads its lines.

@@ -1,6 +1,6 @@
 //! Tests of `GET /metrics`.
 //!
-//! See also: what is counted (`src/metrics`), real nodes (`tests/cluster/operations/metrics.rs`).
+//! See also: what is counted (`src/telemetry/metrics`), real nodes (`tests/cluster/operations/metrics.rs`).
 
 use super::*;
 

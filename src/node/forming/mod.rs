@@ -26,8 +26,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Access, NodeClient, NodeStats};
 use crate::consensus::{Handle, Input};
-use crate::logging::LogLimit;
 use crate::model::NodeAddress;
+use crate::telemetry::logging::LogLimit;
 use crate::transport::JoinRequester;
 use requests::{join, poll};
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::metrics::PeerFigures;
+use crate::telemetry::metrics::PeerFigures;
 use crate::transport::socket::{PeerStream, ReadHalf, WriteHalf};
 
 /// A half whose bytes are counted.

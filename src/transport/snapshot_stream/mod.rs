@@ -38,8 +38,8 @@ use super::wire::frame_limits;
 use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
-use crate::metrics::PeerFigures;
 use crate::storage::{self, ReceivedSnapshot, SnapshotReader, SnapshotTarget};
+use crate::telemetry::metrics::PeerFigures;
 use pace::Pace;
 
 /// The limit of one step of a stream.

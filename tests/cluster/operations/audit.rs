@@ -1,6 +1,6 @@
 //! The audit file: what has a line, what no line has, and what becomes of lines while the file is moved or its disk is full.
 //!
-//! See also: requests without an answer (`src/http/tests/audit.rs`), a queue without room (`src/logging/line_file.rs`).
+//! See also: requests without an answer (`src/http/tests/audit.rs`), a queue without room (`src/telemetry/logging/line_file.rs`).
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -151,7 +151,7 @@ fn a_hostile_name_stays_one_label() {
 
 #[test]
 fn every_name_is_documented() {
-    let page = include_str!("../../docs/monitoring.md");
+    let page = include_str!("../../../docs/monitoring.md");
     for (name, kind) in NAMES {
         let shown = if *kind == "counter" { format!("{name}_total") } else { (*name).to_owned() };
         assert!(page.contains(&format!("`{shown}`")) || page.contains(&format!("`{shown}{{")), "{shown}");
