@@ -4,7 +4,7 @@
 //! in all the same.
 //!
 //! Invariants: a raft id in the member table always gets a slot, which no other peer can take. There is one connection for a raft
-//! id, purpose and source address, and the one that it replaces: older ones go, so a restarted member does not wait for a timeout. If other
+//! id, purpose and source address, and the few that it has replaced: older ones go, so a restarted member does not wait for a timeout. If other
 //! connections are too many, the oldest one of the source address with the most is evicted.
 //!
 //! See also: `listener` (the user).
@@ -17,8 +17,11 @@ use tokio::sync::watch;
 
 use super::handshake::Purpose;
 
-/// The maximum source addresses of one member per purpose.
-const SOURCES_PER_MEMBER: usize = 4;
+/// The maximum connections of one member per purpose, from all source addresses.
+const MEMBER_CONNECTIONS: usize = 8;
+
+/// The maximum replaced connections of one raft id and source address, kept for the replies that are still to come on them.
+const MAX_REPLACED: usize = 3;
 
 /// All connection slots.
 pub struct ConnectionSlots {
@@ -103,13 +106,17 @@ impl ConnectionSlot {
         let Some(mut occupant) = table.slots.remove(&self.number) else { return false };
         let same = |slot: &Occupant| slot.owner == Some(owner);
         // A connection of the same raft id, purpose and source replaces the one before, which stays until its replies
-        // are sent. What is older is dead: the peer has restarted.
-        let older = table.slots.iter().filter(|(_, slot)| same(slot) && slot.source == occupant.source);
-        let replaced = older.map(|(number, _)| *number).next_back();
-        table.slots.retain(|number, slot| !(same(slot) && slot.source == occupant.source) || Some(*number) == replaced);
+        // are sent; so may a few before it, where reloads follow each other. What is older is dead: the peer has restarted.
+        let before = table.slots.iter().filter(|(_, slot)| same(slot) && slot.source == occupant.source);
+        let before: Vec<u64> = before.map(|(number, _)| *number).collect();
+        // A stream is not replaced, but begun again.
+        let kept = if purpose == Purpose::Peer { MAX_REPLACED } else { 1 };
+        for dead in &before[..before.len().saturating_sub(kept)] {
+            table.slots.remove(dead);
+        }
         // A member competes only with connections under its own raft id, so no other peer can take its place.
         let evicted_other = if is_listed(raft_id) {
-            table.make_room(SOURCES_PER_MEMBER, same)
+            table.make_room(MEMBER_CONNECTIONS, same)
         } else {
             table.make_room(self.slots.max_unlisted, |slot| slot.owner.is_some_and(|(id, _)| !is_listed(id)))
         };
@@ -185,21 +192,22 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_connection_of_a_raft_id_leaves_only_the_one_before() {
+    fn the_newest_connection_of_a_raft_id_leaves_only_those_just_before_it() {
         let slots = ConnectionSlots::new(16);
         let oldest = peer(&slots, 1, 1);
         let elsewhere = peer(&slots, 2, 1);
         let copy = slots.acquire(from(1)).0;
         copy.assign(1, Purpose::Snapshot, |_| true);
-        let old = peer(&slots, 1, 1);
+        let old: Vec<ConnectionSlot> = (0..MAX_REPLACED).map(|_| peer(&slots, 1, 1)).collect();
         assert!(!is_evicted(&oldest), "its replies are still sent");
         let new = peer(&slots, 1, 1);
         assert!(is_evicted(&oldest));
-        assert!(!is_evicted(&new) && !is_evicted(&old) && !is_evicted(&elsewhere) && !is_evicted(&copy));
+        let old = old.last().unwrap();
+        assert!(!is_evicted(&new) && !is_evicted(old) && !is_evicted(&elsewhere) && !is_evicted(&copy));
         drop(oldest);
         assert!(!is_evicted(&new), "the end of the old one is not that of the new one");
-        let _others: Vec<ConnectionSlot> = (3..6).map(|source| peer(&slots, source, 1)).collect();
-        assert!(is_evicted(&elsewhere) || is_evicted(&new) || is_evicted(&old), "a raft id is in few places at once");
+        let _others: Vec<ConnectionSlot> = (3..9).map(|source| peer(&slots, source, 1)).collect();
+        assert!(is_evicted(&elsewhere) || is_evicted(&new) || is_evicted(old), "a raft id is in few places at once");
     }
 
     #[test]

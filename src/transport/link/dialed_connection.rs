@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use raft::eraftpb::Message;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::watch;
@@ -78,7 +79,7 @@ enum Stop {
     Replaced(PeerStream),
 }
 
-/// The replies that are still to come on a connection; and on the one before.
+/// The replies that are still to come on a connection.
 type Replies<'a> = Pin<Box<dyn Future<Output = String> + Send + 'a>>;
 
 /// Returns why a connection ends whose peer is now recorded at another boot id.
@@ -119,7 +120,8 @@ impl DialerLink<'_> {
     ) -> End {
         // Before anything is read or written: while this is held the peer cannot be accepted at another boot id.
         let _connected = self.registry.connect(self.peer, self.boot_history.current);
-        let mut replaced: Option<Replies<'_>> = None;
+        // Two reloads may replace two connections before the first one's replies have come.
+        let mut replaced = FuturesUnordered::<Replies<'_>>::new();
         loop {
             let certificate = stream.certificate().cloned();
             let (reader, writer) = counted_halves::split(stream, self.figures);
@@ -127,9 +129,7 @@ impl DialerLink<'_> {
             let clock = Arc::new(PeerClock::new(self.registry.handle.clock()));
             let mut reading: Replies<'_> = Box::pin(self.read_loop(reader, Arc::clone(&clock)));
             let rest = async {
-                if let Some(replies) = replaced.take() {
-                    replies.await;
-                }
+                while replaced.next().await.is_some() {}
                 pending().await
             };
             // Five ends: the peer closed, its boot id was superseded, the queue was closed, the connection was replaced, the
@@ -146,7 +146,7 @@ impl DialerLink<'_> {
             match stop {
                 Stop::Replaced(next) => {
                     // Nothing more is sent on it; what was sent is still answered there.
-                    replaced = Some(Box::pin(async move {
+                    replaced.push(Box::pin(async move {
                         let ended = timeout(REPLACED_LIMIT, &mut reading).await;
                         // The writing half has kept the connection open until here.
                         drop(timeout(DRAIN_LIMIT, writer.shutdown()).await);

@@ -280,6 +280,34 @@ async fn a_connection_is_replaced_before_its_age_and_no_reply_is_lost() {
 }
 
 #[tokio::test]
+async fn no_reply_is_lost_where_a_connection_is_replaced_twice_before_it() {
+    let (ca, folder) = (TestCa::new("ca"), tempfile::tempdir().unwrap());
+    let silent = slog::Logger::root(slog::Discard, slog::o!());
+    ca.node("node1").write(folder.path());
+    let tls = open_tls(folder.path(), Mode::On, "node1");
+    let with = |tls| Options { tls: Some(tls), ..options() };
+    let start = |raft_id, tls| Node::start_with(Disk::new(BootHistory::default()), raft_id, "127.0.0.1:0", with(tls));
+    let (mut a, mut b) = (start(1, Arc::clone(&tls)), start(2, peer_tls(&ca, Mode::On, "node2")));
+    connect(&mut a, &mut b).await;
+    let accepted = b.lines.count("peer connected");
+    a.post.forward(7, 2, Hop::Leader, Request::Transfer { node_id: None }, 8_000);
+    let reply = b.wait(|input| if let Input::Request { reply, .. } = input { Some(reply) } else { None }).await;
+    for replaced in 1..=2 {
+        ca.node("node1").write(folder.path());
+        assert!(matches!(tls.credentials().reload(&silent), Reload::Replaced));
+        while b.lines.count("peer connected") < accepted + replaced {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // By the new connection: the one before is not written to any more.
+        a.post.send(vec![append(1, 2, 2, 9)]);
+        b.message().await;
+    }
+    reply(Ok(Answer::Transferred { node_id: "x".into() }));
+    let result = a.wait(|input| if let Input::Forwarded { result, .. } = input { Some(result) } else { None }).await;
+    assert_eq!(result, Ok(Answer::Transferred { node_id: "x".into() }));
+}
+
+#[tokio::test]
 async fn a_member_whose_authority_is_no_longer_trusted_loses_its_connections_at_once() {
     let (ca, other) = (TestCa::new("ca"), TestCa::new("other"));
     let both = [ca.certificate(), other.certificate()].concat();

@@ -165,6 +165,12 @@ impl Client {
 }
 
 impl Record {
+    /// Panics where a write failed, with what was said of the first one.
+    #[track_caller]
+    pub fn verify_no_failure(&self, why: &str) {
+        assert_eq!(self.first_failure, None, "{why}: {} writes failed", self.failures);
+    }
+
     /// Panics unless every acknowledged write can be read through `node`, no read was wrong, and no two writes share a
     /// version.
     #[track_caller]
