@@ -128,6 +128,7 @@ impl Driver {
         let voters = Voters::among(&members);
         let is_learner = members.iter().any(|member| member.raft_id == me && member.role == Role::Learner);
         let last_index = raft.raft_log.last_index();
+        let space = self.core.free_space();
         let peers = members.into_iter().filter(|member| member.raft_id != me).map(|member| PeerState {
             name: member.node_id,
             match_index: member.match_index,
@@ -151,7 +152,8 @@ impl Driver {
             keys: state_machine.keys(),
             size_bytes: state_machine.live_bytes(),
             ttl_keys: state_machine.ttl_keys(),
-            free_bytes: self.core.free_space().map(|space| space.free_bytes),
+            free_bytes: space.map(|space| space.free_bytes),
+            reserve_bytes: space.map(|space| space.reserve_bytes),
             pending: self.proposals.len() as u64,
             wal_write_bytes: self.core.wal_write_bytes(),
             ttl_expired: self.ttl_expired,

@@ -45,6 +45,8 @@ pub struct NodeState {
     pub ttl_keys: u64,
     /// The free bytes of the data directory's disk, where the system reports them.
     pub free_bytes: Option<u64>,
+    /// The bytes of it that are reserved, where it is known; 0 for none.
+    pub reserve_bytes: Option<u64>,
     /// Requests of clients and peers that wait on this node.
     pub pending: u64,
     /// Bytes written to the journal since the start.
@@ -91,7 +93,12 @@ impl NodeState {
             self.state_hash_mismatches,
         )?;
         to.counter("huskv_disk_wal_write_bytes", "Bytes written to the journal.", self.wal_write_bytes)?;
-        to.gauge("huskv_disk_free_bytes", "Free bytes of the file system of the data directory.", self.free_bytes)
+        to.gauge("huskv_disk_free_bytes", "Free bytes of the file system of the data directory.", self.free_bytes)?;
+        to.gauge(
+            "huskv_disk_reserve_bytes",
+            "Free bytes below which writes that need space are refused.",
+            self.reserve_bytes,
+        )
     }
 
     fn write_leadership(&self, to: &mut Exposition<'_>) -> fmt::Result {

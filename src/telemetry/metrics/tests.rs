@@ -23,6 +23,7 @@ const NAMES: &[(&str, &str)] = &[
     ("huskv_db_size_bytes", "gauge"),
     ("huskv_ttl_keys", "gauge"),
     ("huskv_disk_free_bytes", "gauge"),
+    ("huskv_disk_reserve_bytes", "gauge"),
     ("huskv_disk_directory_bytes", "gauge"),
     ("huskv_server_proposals_committed", "counter"),
     ("huskv_server_proposals_applied", "counter"),
