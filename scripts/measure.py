@@ -5,6 +5,7 @@ Why: every figure in the docs must be reproducible, and a target is met or misse
 Usage: scripts/measure.py [FOLDER] [WHAT ...]     results go to FOLDER, with a / in it (default target/measure): measure.jsonl
 WHAT is any of these; all of them without it, in about an hour and a half:
   reads        gets from the leader, from a follower and from bare warp
+  scrape       gets without and with a scrape of each node a second
   syncs        puts for one sync
   failover     the longest time without a write, by kill -9, SIGTERM and transfer
   five         puts of five nodes beside those of three
@@ -253,6 +254,45 @@ def reads(huskv, out, say):
     finally:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def scraped(nodes, took):
+    """Scrapes each of the nodes once a second, as Prometheus does; the seconds of each scrape go to `took`."""
+    done = threading.Event()
+
+    def scrape_all():
+        due = time.monotonic()
+        while not done.wait(max(0, due - time.monotonic())):
+            due += 1
+            for node in nodes:
+                request = urllib.request.Request(f"http://{node.address}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+                begun = time.monotonic()
+                with urllib.request.urlopen(request, timeout=5) as answer:
+                    answer.read()
+                took.append(time.monotonic() - begun)
+
+    thread = threading.Thread(target=scrape_all)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def scrape(huskv, out, say):
+    """Gets of 64 clients from the leader without and with a scrape of each node a second, in turns, each first in every other round."""
+    with Cluster(huskv, out) as cluster:
+        cluster.load(10_000)
+        seen, took = {"without": [], "with": []}, []
+        for number in range(2 * ROUNDS):
+            for how in sorted(seen, reverse=number % 2 == 0):
+                with scraped(cluster.nodes if how == "with" else [], took):
+                    seen[how].append(rate(cluster.bench("--op", "get", "--no-load", seconds=span(5))))
+        bare, busy = median(seen["without"]), median(seen["with"])
+        say("gets a second at 64 clients", without=bare, with_a_scrape_a_second=busy, ratio=Goal(busy / bare, least=0.98),
+            scrapes=len(took), scrape_ms=1000 * median(took), each_without=seen["without"], each_with=seen["with"])
 
 
 def syncs(huskv, out, say):
@@ -534,7 +574,7 @@ def deleted(huskv, out, say):
         say_restart(cluster, say, "after that, no keys", 1)
 
 
-MEASURES = (reads, syncs, failover, five, growth, pages, checkpoints, joins, restarts, space, small, deleted)
+MEASURES = (reads, scrape, syncs, failover, five, growth, pages, checkpoints, joins, restarts, space, small, deleted)
 
 
 def shown(figure):
