@@ -123,6 +123,27 @@ fn every_page_is_linked_from_the_readme() {
     }
 }
 
+#[test]
+fn each_alert_has_its_section_of_the_runbook_and_each_section_its_alert() {
+    let file = |name: &str| fs::read_to_string(root().join(name)).expect("UTF-8");
+    let (rules, page, table) =
+        (file("config/monitoring/alerts.yml"), file("docs/operations.md"), file("docs/monitoring.md"));
+    let all = |key: &str| -> Vec<String> {
+        rules.lines().filter_map(|line| line.trim().strip_prefix(key)).map(str::to_owned).collect()
+    };
+    let (alerts, urls) = (all("- alert: "), all("runbook_url: "));
+    assert!(alerts.len() > 15, "{alerts:?}");
+    let expected: Vec<String> = alerts.iter().map(|alert| format!("docs/operations.md#{}", anchor(alert))).collect();
+    assert_eq!(urls, expected);
+
+    let chapter = page.split("\n## Runbook\n").nth(1).expect("a runbook").split("\n## ").next().unwrap_or_default();
+    let sections: Vec<&str> = chapter.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert_eq!(sections, alerts, "the sections, in the order of the alerts");
+    let chapter = table.split("\n## Alerts\n").nth(1).expect("a table").split("\n## ").next().unwrap_or_default();
+    let named: BTreeSet<&str> = chapter.split('`').filter(|word| word.starts_with("Huskv")).collect();
+    assert_eq!(named, alerts.iter().map(String::as_str).collect());
+}
+
 /// Reads all Rust code of `src` and `tests`.
 fn code() -> String {
     let mut open = vec![root().join("src"), root().join("tests")];

@@ -28,6 +28,9 @@ pub enum Need {
     /// promtool of Prometheus, which only the tests of figures need.
     #[allow(dead_code)]
     Promtool,
+    /// Prometheus itself, which only one test of figures needs.
+    #[allow(dead_code)]
+    Prometheus,
     /// A generator of clients, which `scripts/tools.sh` installs.
     OpenapiClient,
     /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
@@ -55,6 +58,9 @@ impl Need {
             Self::Openssl => tool("openssl").is_none().then_some("needs openssl"),
             Self::Promtool => {
                 tool("promtool").is_none().then_some("needs promtool (Debian's package prometheus has it)")
+            }
+            Self::Prometheus => {
+                tool("prometheus").is_none().then_some("needs prometheus (Debian's package of that name)")
             }
             Self::OpenapiClient => tool("openapi-python-client")
                 .is_none()

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::{Cluster, Need, Node, Request, Setup, check, eventually, free_port, millis, secs, tool};
+use crate::harness::{Cluster, Need, Node, Request, START, Setup, check, eventually, free_port, millis, secs, tool};
 
 crate::harness::cases![
     promtool_has_nothing_to_say_on_any_kind_of_node.needs(Need::Promtool),
@@ -47,8 +47,25 @@ fn lint(body: &str, of: &str) {
     assert!(output.status.success() && said.is_empty(), "{of}: {}", String::from_utf8_lossy(&said));
 }
 
+/// The first scrape that a node answers after this start.
+fn first_scrape(port: u16) -> String {
+    let answer = eventually(START, "the first answer of a node that starts", || {
+        let request = Request::new("GET", "/metrics");
+        request.send(&format!("127.0.0.1:{port}")).map_err(|error| error.to_string())
+    });
+    answer.expect(200, "the first scrape").text()
+}
+
 fn promtool_has_nothing_to_say_on_any_kind_of_node() {
     let cluster = Cluster::of(3);
+    let port = free_port();
+    let mut fresh = Setup::named("node8").set("SERVER_PORT", port).spawn();
+    let first = first_scrape(port);
+    fresh.await_up();
+    fresh.put("key", 1);
+    fresh.kill9();
+    fresh.spawn();
+    let again = first_scrape(port);
     let (leader, followers) = (cluster.agreed(), cluster.followers());
     let forming = Setup::named("node9").set("HUSKV_JOIN", "127.0.0.1:1,127.0.0.1:2").start();
     let gone = &cluster.nodes[followers[0]];
@@ -56,6 +73,8 @@ fn promtool_has_nothing_to_say_on_any_kind_of_node() {
         ("the leader", scrape(&cluster.nodes[leader])),
         ("a follower", scrape(gone)),
         ("a node that waits for a cluster", scrape(&forming)),
+        ("a node right after its first start", first),
+        ("a node right after another start", again),
     ];
     cluster.nodes[leader].remove(gone.name()).expect(200, "a removal");
     bodies.push(("a removed node", scrape(gone)));

@@ -1,10 +1,12 @@
-//! Operations: start, settings, status, probes, rate limits, certificates, the tutorial.
+//! Operations: start, settings, status, probes, figures, alerts, rate limits, certificates, the tutorial.
 
+mod alerts;
 mod audit;
 mod certs;
 mod launch;
 mod metrics;
 mod probes;
+mod prometheus;
 mod rate_limit;
 mod reload;
 mod settings;
@@ -23,6 +25,8 @@ pub fn cases() -> Vec<Case> {
         status::cases(),
         probes::cases(),
         metrics::cases(),
+        alerts::cases(),
+        prometheus::cases(),
         reload::cases(),
         audit::cases(),
         certs::cases(),
