@@ -30,7 +30,7 @@
 //! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse; `node::fuzzing`, the fuzz targets, in test builds only | all of these |
 //! | [`cli`] | the command line | auth, config, telemetry, node, client, trust |
-//! | [`telemetry`] | what a node says of itself: the log with its rate limits, the file of the audit, figures for Prometheus; the only prometheus_client | nothing |
+//! | [`telemetry`] | what a node says of itself: the log with its rate limits, the file of the audit, figures for Prometheus, the latest events of the node; the only prometheus_client | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //!
 //! `tests/tidy.rs` holds the table. No module holds a handle to one above it: a request carries its own reply.
@@ -92,6 +92,8 @@
 //!   (`http::server::fair_memory`, `http::server::min_rate`). All bounds follow from one number (`node::memory`). A refused
 //!   request costs the loop nothing, and neither does one over its caller's rate (`http::clients::rate_limit`).
 //! * A scrape of figures asks neither the loop nor the disk, and no label of them has a key ([`telemetry::metrics`]).
+//! * What happens to a node (its leader, members, disk) is noted with its reason in a bounded ring, by the code that writes the log line, so both
+//!   say the same ([`telemetry::node_events`]). Asking for it asks no loop.
 //! * The loop waits for no watcher. A watcher sees every event from its cursor on once and in order, or is told that it
 //!   cannot.
 //! * The log is compacted only behind the checkpoint, which is what the state machine has synced.

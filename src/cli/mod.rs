@@ -1,5 +1,5 @@
 //! Command line: `huskv` runs a node; `get`, `put` and their like use a cluster; `members`, `join`, `remove` and
-//! `transfer` administer it; `reload` makes nodes read their settings again; `certs` and `token` make its certificates and tokens; `demo` runs three nodes, `bench` measures them.
+//! `transfer` administer it; `events` prints what happened to its nodes; `reload` makes nodes read their settings again; `certs` and `token` make its certificates and tokens; `demo` runs three nodes, `bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are generated from the table of settings, so no list
 //! of them is kept here.
@@ -34,7 +34,7 @@ use exit::{USAGE, print_error};
 type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
 
 /// All subcommands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 18] = [
+const SUBCOMMANDS: [Subcommand; 19] = [
     (serve::command, serve::run),
     (kv::get::command, kv::get::run),
     (kv::put::command, kv::put::run),
@@ -44,6 +44,7 @@ const SUBCOMMANDS: [Subcommand; 18] = [
     (kv::txn::command, kv::txn::run),
     (cluster::status::command, cluster::status::run),
     (cluster::members::command, cluster::members::run),
+    (cluster::events::command, cluster::events::run),
     (cluster::membership::join_command, cluster::membership::join),
     (cluster::membership::remove_command, cluster::membership::remove),
     (cluster::membership::transfer_command, cluster::membership::transfer),

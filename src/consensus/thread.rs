@@ -93,11 +93,11 @@ fn run(mut inbox: Inbox, handle: Handle, start: Start) -> Result<(), Error> {
     let Start { data_dir, incarnation, outbox, options, log, raft_log } = start;
     let clock = inbox.clock;
     let tick = Duration::from_millis(options.tick_ms);
-    let metrics = Arc::clone(handle.metrics());
+    let (metrics, events) = (Arc::clone(handle.metrics()), Arc::clone(handle.events()));
     let background = Threads { handle, clock, started: Instant::now(), log: log.clone() };
     let mut driver = Driver::new(data_dir, incarnation, outbox, Box::new(background), options, log.clone(), raft_log)?;
     // Watchers hold the feed of the handle, so the driver takes that one over before anything is applied.
-    driver.set_feed(inbox.feed.clone());
+    driver.set_outlets(inbox.feed.clone(), events);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|source| Error::Io {
         what: "cannot start the consensus thread".into(),
         path: "the process".into(),

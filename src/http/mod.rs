@@ -22,6 +22,7 @@ mod clients;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod metrics;
+mod node_events;
 mod options;
 mod reload;
 mod request;

@@ -21,6 +21,7 @@ use warp::{Filter, Rejection};
 
 use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
 use super::metrics;
+use super::node_events;
 use super::request::caller::Need;
 use super::request::handler_context::RequestContext;
 use super::response::problem::Problem;
@@ -35,6 +36,8 @@ enum Scope {
     Member,
     /// As `Member`; to an `EventSource` a problem of the node is an event, `refused`.
     Watch,
+    /// As `AnyNode`; to an `EventSource` as `Watch`.
+    Events,
 }
 
 /// Combines routes so that the first one whose path matches answers.
@@ -79,7 +82,7 @@ fn tail_below(name: &str, path: &str) -> Option<usize> {
 /// Returns the filter that serves every route but `/store`.
 pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + use<> + 'static
 {
-    use Scope::{AnyNode, Member, Watch};
+    use Scope::{AnyNode, Events, Member, Watch};
     use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
     let raft = warp::path("raft");
     let admin = warp::path("admin");
@@ -91,6 +94,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("readyz"), (Open, AnyNode), probes::readyz),
         exact(warp::path("livez"), (Open, AnyNode), probes::livez),
         exact(warp::path("metrics"), (Rule::Metrics, AnyNode), metrics::metrics),
+        exact(warp::path("events"), (Rule::Metrics, Events), node_events::handle),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
         exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
         exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),
@@ -159,11 +163,11 @@ where
 {
     // The handler consumes the request, so what an answer to its problem needs is taken out first.
     let (method, context) = (request.method.clone(), Arc::clone(&request.context));
-    let is_event_source = scope == Scope::Watch && watch::accepts_only_events(&request.headers);
+    let is_event_source = matches!(scope, Scope::Watch | Scope::Events) && watch::accepts_only_events(&request.headers);
     let handled = match rules::check(rule, &request) {
         Ok(()) => handler(request).await.map_err(|problem| match scope {
             // Health, probes, metrics and stats describe a node outside of a cluster too, so their own problem is the right answer.
-            Scope::AnyNode => problem,
+            Scope::AnyNode | Scope::Events => problem,
             Scope::Member | Scope::Watch => context.joining_or(problem),
         }),
         // As it is: a client without the right learns nothing of the node.

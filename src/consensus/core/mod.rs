@@ -10,6 +10,7 @@
 //! `Core`).
 
 pub(crate) mod background_jobs;
+pub(crate) mod longest_sync;
 mod own_proposals;
 pub(crate) mod pending_request;
 mod persist;
@@ -29,7 +30,10 @@ use super::raft_rs_adapter::raw_node_setup::raw_node;
 use crate::changefeed::ChangeFeed;
 use crate::model::{DiskSpace, Leader, Millis, PeerTable};
 use crate::storage::{DataDir, Error, Incarnation, Journal, StateMachine};
+use crate::telemetry::logging::LogLimit;
+use crate::telemetry::node_events::{Kind, NodeEvents};
 use background_jobs::Background;
+use longest_sync::LongestSync;
 use turn_budget::TurnBudget;
 
 /// The phase of the node.
@@ -73,6 +77,10 @@ pub(crate) struct Core {
     /// Set by [`Input::Stop`](super::input::Input::Stop): when to stop at the latest.
     pub stop_by: Option<Millis>,
     pub feed: Arc<ChangeFeed>,
+    pub events: Arc<NodeEvents>,
+    pub syncs: LongestSync,
+    /// The rate limit of events about slow syncs.
+    pub(super) slow_syncs: LogLimit,
     /// Unused databases, to be dropped on another thread.
     pub unused: Vec<Box<dyn Send>>,
     /// The number of records written for Readys; asserted to grow by at most one a Ready.
@@ -119,11 +127,19 @@ impl Core {
             phase: Phase::Member,
             stop_by: None,
             feed,
+            events: Arc::default(),
+            syncs: LongestSync::default(),
+            slow_syncs: LogLimit::default(),
             unused: Vec::new(),
             records: 0,
             earlier_wal_bytes: 0,
             next_token: 0,
         })
+    }
+
+    /// Notes an event of this node.
+    pub fn note(&self, kind: Kind) {
+        self.events.note_at((self.applied(), self.raw.raft.term), kind);
     }
 
     /// Replaces raft and the state machine by those of another incarnation.

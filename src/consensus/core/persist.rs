@@ -15,9 +15,16 @@ use crate::consensus::raft_rs_adapter::entry_decode::{self, Payload};
 use crate::model::Millis;
 use crate::plant::{self, Plant};
 use crate::storage::{Error, Operation};
+use crate::telemetry::node_events::Kind;
 
 /// A sync that takes longer is logged.
 const SLOW_SYNC: Millis = 500;
+
+/// The shortest interval between two events about slow syncs.
+const SLOW_SYNCS_EVERY: Millis = 10_000;
+
+/// The election timeouts for which a sync counts as one of the last.
+const KEEP_SYNCS: Millis = 5;
 
 impl Core {
     /// Appends one record and syncs it.
@@ -45,8 +52,12 @@ impl Core {
         self.sync_journal()?;
         let took = self.background.now().saturating_sub(began);
         self.pass();
+        self.syncs.note(self.now, took, KEEP_SYNCS * self.election_timeout());
         if took > SLOW_SYNC {
             warn!(self.log, "the disk is slow: a sync stalled the loop"; "ms" => took);
+            if let Some(more) = self.slow_syncs.every(SLOW_SYNCS_EVERY, self.now) {
+                self.note(Kind::SlowSync { ms: took, more });
+            }
         }
         Ok(())
     }

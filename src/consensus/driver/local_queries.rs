@@ -16,12 +16,19 @@ use crate::consensus::handle::Names;
 use crate::model::{List, MemberStatus, Page, Refusal, Role, State, Status, Voters};
 use crate::storage::{self, Error};
 use crate::telemetry::metrics::{NodeState, PeerState};
+use crate::telemetry::node_events::NodeEvents;
 
 impl Driver {
     /// Returns the change feed, with the events of what this node applies from its start on.
     #[must_use]
     pub fn feed(&self) -> &Arc<ChangeFeed> {
         &self.core.feed
+    }
+
+    /// Returns the events of this node.
+    #[must_use]
+    pub fn events(&self) -> &Arc<NodeEvents> {
+        &self.core.events
     }
 
     /// Reads a page of the applied state, without ReadIndex.

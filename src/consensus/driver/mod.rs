@@ -12,10 +12,12 @@
 //! (`peer_messages`), join, removal and install (`own_incarnation_switch`), the clock (`tick`), the thread (`thread`).
 
 mod local_queries;
+mod noted_members;
 mod own_incarnation_switch;
 mod peer_messages;
 mod ready;
 mod request_dispatch;
+mod role_transition;
 mod split_borrows;
 mod tick;
 
@@ -36,6 +38,7 @@ use super::core::{Core, Parts, Phase};
 use super::input::{Input, InstallError, Reply};
 use super::liveness::Liveness;
 use super::liveness::identity_conflicts::Identities;
+use super::liveness::leader_history::LeaderHistory;
 use super::liveness::readiness::Lag;
 use super::liveness::stalled_followers::StalledFollowers;
 use super::membership::Membership;
@@ -51,7 +54,9 @@ use crate::changefeed::ChangeFeed;
 use crate::model::Millis;
 use crate::storage::{DataDir, Error, Incarnation, ReceivedSnapshot};
 use crate::telemetry::logging::LogLimit;
-use ready::Seen;
+use crate::telemetry::node_events::{Kind, NodeEvents};
+use noted_members::Presence;
+use role_transition::Seen;
 use split_borrows::{context, view};
 
 /// One node's consensus.
@@ -73,6 +78,12 @@ pub struct Driver {
     pub(crate) installing: Option<(ReceivedSnapshot, Reply<Result<(), InstallError>>)>,
     /// Role, leader and term at the last turn.
     pub(crate) seen: Seen,
+    /// What explains changes of the leader.
+    pub(crate) history: LeaderHistory,
+    /// Which members are there.
+    pub(crate) presence: Presence,
+    /// The index up to which the start applies what an earlier process has applied already.
+    pub(crate) replayed: u64,
     /// A membership entry that is not committed yet has at most this index.
     pub(crate) pending_change: u64,
     /// The rate limit of lines about refused messages.
@@ -110,6 +121,9 @@ impl Driver {
         let core = Core::new(Parts { data_dir, incarnation, outbox, background, options, log, raft_log })?;
         let mut driver = Self {
             seen: Seen { role: StateRole::Follower, leader: 0, term: core.raw.raft.term },
+            history: LeaderHistory::default(),
+            presence: Presence::default(),
+            replayed: core.raw.raft.raft_log.committed,
             core,
             live: Liveness::default(),
             ticked: 0,
@@ -139,8 +153,9 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Publishes what is applied from now on to `feed`.
-    pub(crate) fn set_feed(&mut self, feed: Arc<ChangeFeed>) {
+    /// Publishes what is applied from now on to `feed`, and what happens to `events`.
+    pub(crate) fn set_outlets(&mut self, feed: Arc<ChangeFeed>, events: Arc<NodeEvents>) {
+        self.core.events = events;
         feed.begin(self.core.state_machine.applied().0, self.core.options.history);
         self.core.feed = feed;
     }
@@ -152,6 +167,7 @@ impl Driver {
     /// [`Error`]: poisoned.
     pub fn start(&mut self, now: Millis) -> Result<(), Error> {
         self.core.at(now);
+        self.core.note(Kind::Started { version: env!("CARGO_PKG_VERSION") });
         self.joiner.waits_since = now;
         if self.core.phase == Phase::Member {
             self.lag.starts();

@@ -14,7 +14,8 @@ use raft::eraftpb::{Message, MessageType};
 use slog::{info, warn};
 
 use super::Driver;
-use super::ready::Seen;
+use super::noted_members::Presence;
+use super::role_transition::Seen;
 use super::split_borrows::context;
 use crate::consensus::claim_verification::Verification;
 use crate::consensus::claim_verification::plausibility::TermBound;
@@ -23,6 +24,7 @@ use crate::consensus::core::Phase;
 use crate::consensus::core::pending_request as refusals;
 use crate::consensus::input::{InstallError, Reply};
 use crate::consensus::liveness::Liveness;
+use crate::consensus::liveness::leader_history::LeaderHistory;
 use crate::consensus::liveness::readiness::Lag;
 use crate::consensus::membership::offer_acceptance::{Accepted, Busy, phase_of_incarnation};
 use crate::consensus::proposals::cluster_clock::ClusterClock;
@@ -73,6 +75,7 @@ impl Driver {
     pub(crate) fn become_removed(&mut self) -> Result<(), Error> {
         // Durable before a request is answered: after a crash this node must not come back as a member.
         self.core.data_dir.update(|identity| identity.removed = true)?;
+        self.note_own_removal();
         self.core.phase = Phase::Removed;
         self.verification = Verification::default();
         self.core.state_machine.abort_snapshot();
@@ -124,6 +127,9 @@ impl Driver {
         self.digests = Digests::default();
         self.voter_disk_space = VoterDiskSpace::default();
         self.live = Liveness::default();
+        self.history = LeaderHistory::default();
+        self.presence = Presence::default();
+        self.replayed = self.core.raw.raft.raft_log.committed;
         self.pending_change = 0;
         self.core.phase = phase_of_incarnation(&self.core);
         self.joiner.swapped(self.core.now);

@@ -74,11 +74,13 @@ impl Driver {
             // Raft would pass it on under the sender's id, which no peer believes; the sender asks again by itself.
             return Ok(());
         }
+        self.history.received(&self.core, &message);
         if let Err(error) = self.core.raw.step(message) {
             slog::debug!(self.core.log, "raft did not take a message"; "from" => from, "error" => %error);
         }
         if self.core.raw.raft.leader_id == from {
             self.live.leader_seen = Some(self.core.now);
+            self.history.leader_contact(&self.core);
         }
         Ok(())
     }

@@ -11,8 +11,8 @@
 //! See also: where the inputs of a turn come from (`thread`), the record itself (`core::persist`), what an entry holds
 //! (`entry_decode`).
 
+use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
-use raft::{Ready, StateRole};
 use slog::info;
 
 use super::Driver;
@@ -33,14 +33,6 @@ const READIES_PER_TURN: usize = 4;
 
 /// The number of applied entries after which a turn takes no further Ready.
 const ENTRIES_PER_TURN: u64 = 4096;
-
-/// Role, leader and term at a turn, to detect their changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub role: StateRole,
-    pub leader: u64,
-    pub term: u64,
-}
 
 impl Driver {
     /// Whether another turn has work even if no input comes.
@@ -250,6 +242,7 @@ impl Driver {
         // is garbage. After it the new state is in use, and the next start does what is left of the steps below
         // (`DataDir::open`).
         let (generation, mut state_machine) = received.take();
+        let members = self.core.state_machine.members().clone();
         self.core.options.limit_memory(&mut state_machine);
         let log = self.core.raw.mut_store();
         log.journal.install(index, term, generation, &hard_state)?;
@@ -264,6 +257,7 @@ impl Driver {
         self.proposals.requests_hidden(context!(self), index, term);
         self.settle()?;
         info!(self.core.log, "snapshot installed"; "index" => index, "term" => term, "keys" => self.core.state_machine.keys());
+        self.note_installed(&members, index);
         // The table has come with the snapshot: the leader has a name now, and the log is to say it.
         self.seen.leader = 0;
         reply(Ok::<(), InstallError>(()));
@@ -320,7 +314,8 @@ impl Driver {
         // none is reported that a crash could undo; the answers; and last what may end this node's part in the cluster,
         // its own removal.
         self.wake(entries, written, last_term);
-        if before.is_some_and(|before| before != *self.core.state_machine.members()) {
+        if let Some(before) = before.filter(|before| before != self.core.state_machine.members()) {
+            self.note_members(&before);
             self.members_changed(&removed)?;
         }
         Ok(done)
@@ -337,42 +332,6 @@ impl Driver {
             self.proposals.request_applied(entry.term, entry.index, Answer::Written(written));
             self.membership.membership_applied(entry.term, entry.index, is_change(entry));
         }
-    }
-
-    /// Logs and handles a change of role, term or leader.
-    fn role_transition(&mut self) {
-        let is = Seen {
-            role: self.core.raw.raft.state,
-            leader: self.core.raw.raft.leader_id,
-            term: self.core.raw.raft.term,
-        };
-        if is == self.seen {
-            return;
-        }
-        let was = std::mem::replace(&mut self.seen, is);
-        self.leader_changes += u64::from(is.leader != 0 && is.leader != was.leader);
-        let reason = reason(was, is, self.core.raft_id(), self.core.conf_voters().len());
-        let leader = self.core.state_machine.members().get(is.leader);
-        info!(self.core.log, "role";
-            "state" => crate::consensus::core::role_name::state(is.role).as_str(),
-            "term" => is.term,
-            "leader" => leader.map_or("none", |member| member.name.as_str()),
-            "at" => leader.map_or("-", |member| member.raft_address.as_str()),
-            "reason" => reason);
-        if was.role == StateRole::Leader && is.role != StateRole::Leader {
-            self.live.leader_seen = Some(self.core.now);
-            self.core.state_machine.abort_snapshot();
-        }
-        self.role_changed();
-    }
-
-    /// Lets the components follow a change of role, term or leader.
-    pub(crate) fn role_changed(&mut self) {
-        self.live.led_since = if self.core.leads() { self.live.led_since.or(Some(self.core.now)) } else { None };
-        self.lag.leader_changes();
-        self.reads.repeat_read_index(&self.core);
-        self.proposals.route_waiting(context!(self));
-        self.route_changes();
     }
 }
 
@@ -391,22 +350,6 @@ fn follows(applied: (u64, u64), entries: &[Entry]) -> bool {
 /// Whether an entry changes the membership.
 fn is_change(entry: &Entry) -> bool {
     entry.get_entry_type() != EntryType::EntryNormal
-}
-
-/// Returns why the role changed, as far as raft shows it.
-fn reason(was: Seen, is: Seen, me: u64, voters: usize) -> &'static str {
-    match (was.role, is.role) {
-        (_, StateRole::Leader) if voters == 1 => "the only voter",
-        (_, StateRole::Leader) => "won the election",
-        (StateRole::Leader, StateRole::Follower) if is.term == was.term => "no contact with a majority",
-        (StateRole::Leader, _) => "another node has a higher term",
-        (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) if was.leader == 0 => "no leader in time",
-        (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) => "lost contact with the leader",
-        (_, StateRole::Candidate | StateRole::PreCandidate) => "the election goes on",
-        (_, StateRole::Follower) if is.leader == 0 => "another node asks for votes",
-        (_, StateRole::Follower) if is.leader == me => "stepped back",
-        (_, StateRole::Follower) => "heard the leader",
-    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ impl Driver {
         self.core.at(now);
         // First of all: a node whose directory was removed neither campaigns nor sends a heartbeat any more.
         self.core.data_dir.engine().check()?;
+        self.history.tick(&self.core, &self.live);
         let missed = self.core.now.saturating_sub(std::mem::replace(&mut self.ticked, self.core.now))
             / self.core.options.tick_ms;
         let most = if self.core.leads() { self.core.options.heartbeat_ticks as u64 } else { 1 };
@@ -36,6 +37,8 @@ impl Driver {
         // Before all that follows: it may say that this node was removed.
         let verdict = self.verification.tick_verification(&mut self.core)?;
         self.follow(verdict)?;
+        self.note_named_leader();
+        self.note_peers();
         self.commit_discovery.discover_commit(&mut self.core, &self.live);
         self.digests.tell_digests(&mut self.core);
         self.voter_disk_space.broadcast_space(&mut self.core);

@@ -29,6 +29,7 @@ use crate::model::{
 };
 use crate::storage;
 use crate::telemetry::metrics::{Metrics, NodeState};
+use crate::telemetry::node_events::NodeEvents;
 pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;
@@ -68,6 +69,7 @@ impl Inbox {
 
     /// Publishes the figures of a tick.
     pub fn publish_figures(&self, state: NodeState) {
+        self.published.events().set_point(state.applied_index, state.term);
         self.published.metrics().node.store(Arc::new(state));
     }
 
@@ -175,6 +177,12 @@ impl Handle {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.published.metrics()
+    }
+
+    /// Returns the events of the process; all modules above the loop note theirs there.
+    #[must_use]
+    pub fn events(&self) -> &Arc<NodeEvents> {
+        self.published.events()
     }
 
     /// Returns the time since the end of the loop's last turn; None before the first. There is a turn at least once a

@@ -14,6 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crate::consensus::input::ReadGrant;
 use crate::model::Refusal;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::node_events::NodeEvents;
 
 /// The identity of this node and its leader, as of the loop's last turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +53,7 @@ struct Shared {
     /// The state for reads that need nothing of the loop.
     state: ArcSwapOption<ReadGrant>,
     metrics: Arc<Metrics>,
+    events: Arc<NodeEvents>,
 }
 
 impl Default for Shared {
@@ -63,6 +65,7 @@ impl Default for Shared {
             serving: AtomicBool::new(false),
             state: ArcSwapOption::default(),
             metrics: Arc::default(),
+            events: Arc::default(),
         }
     }
 }
@@ -101,6 +104,11 @@ impl Published {
     /// The figures of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// The events of the process.
+    pub fn events(&self) -> &Arc<NodeEvents> {
+        &self.0.events
     }
 
     /// How long ago the loop published; None before its first turn.

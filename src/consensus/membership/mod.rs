@@ -28,6 +28,7 @@ use crate::consensus::proposals::shared_context::Context;
 use crate::model::Millis;
 use crate::model::{Code, Refusal, Request};
 use crate::plant::{self, Plant};
+use crate::telemetry::node_events::Kind;
 use catch_up::CatchUp;
 use operation::{Effect, Operation, Stage, Step, Transfer};
 
@@ -152,6 +153,10 @@ impl Membership {
                 }
                 Step::Done(Err(refusal)) => {
                     info!(cx.core.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+                    if let Request::Join { node_id, .. } = &operation.waiting.request {
+                        let (code, why) = (refusal.code.as_str(), refusal.detail.clone());
+                        cx.core.note(Kind::JoinRefused { member: node_id.clone(), code, why });
+                    }
                     self.end_join(cx, &operation);
                     cx.core.refuse(operation.waiting, refusal);
                     return None;

@@ -25,6 +25,7 @@ use crate::consensus::core::{Core, Phase};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, Request, mib};
 use crate::plant::{self, Plant};
+use crate::telemetry::node_events::Kind;
 
 /// The interval of reports.
 const REPORT_EVERY: Millis = 1000;
@@ -79,6 +80,7 @@ impl VoterDiskSpace {
         let turned = before.map_or(space.is_nearly_full(), |before| before.level_differs(space));
         if turned {
             let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
+            note_space(core, core.raft_id(), space);
             if space.is_below_floor() {
                 warn!(core.log, "the disk is almost full: the cluster refuses deletes and touches, too, and expiries and \
                      checkpoints wait until more of it is free (storage.reserve_mb)"; "free" => free,
@@ -187,11 +189,30 @@ impl VoterDiskSpace {
             (None, Some((voter, space))) => {
                 warn!(core.log, "writes that need space are refused: the disk of a voter is nearly full";
                     "node" => core.name_of(voter), "free" => mib(space.free_bytes), "reserve" => mib(space.reserve_bytes));
+                if voter != core.raft_id() {
+                    note_space(core, voter, space);
+                }
             }
-            (Some(_), None) if core.leads() => info!(core.log, "writes that need space are taken again"),
+            (Some(before), None) if core.leads() => {
+                info!(core.log, "writes that need space are taken again");
+                if let Some(space) = self.space_of(core, before).filter(|_| before != core.raft_id()) {
+                    note_space(core, before, space);
+                }
+            }
             _ => {}
         }
     }
+}
+
+/// Notes an event about the space of a voter.
+fn note_space(core: &Core, raft_id: u64, space: DiskSpace) {
+    let DiskSpace { free_bytes, reserve_bytes, .. } = space;
+    let member = core.name_of(raft_id);
+    core.note(if space.is_nearly_full() {
+        Kind::SpaceShort { member, free_bytes, reserve_bytes }
+    } else {
+        Kind::SpaceRestored { member, free_bytes, reserve_bytes }
+    });
 }
 
 /// Returns the index up to which a member has applied the log, as far as this node knows.

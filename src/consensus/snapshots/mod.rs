@@ -32,6 +32,7 @@ use super::input::{InstallError, Reply};
 use crate::model::Millis;
 use crate::model::{Code, DiskSpace, Refusal, mib};
 use crate::storage::{Error, SnapshotTarget, SpoolBound};
+use crate::telemetry::node_events::Kind;
 use journal_reclaim::JournalReclaim;
 use reclaim::Reclaim;
 
@@ -161,6 +162,7 @@ impl Snapshots {
         log.journal.sync()?;
         self.compact_to = self.compact_to.max(behind);
         info!(core.log, "snapshot ended"; "index" => mark.0, "term" => mark.1, "ms" => core.now.saturating_sub(began));
+        core.note(Kind::Checkpoint { upto: mark.0, ms: core.now.saturating_sub(began) });
         // A flush that had begun before a request has not all that was applied then.
         for request in self.waiting.extract_if(.., |request| request.index <= mark.0) {
             (request.reply)(Ok(()));
@@ -349,7 +351,8 @@ impl Snapshots {
         let (name, ms) = (core.name_of(to), core.now.saturating_sub(began));
         match result {
             Ok(metadata) => {
-                info!(core.log, "snapshot stream ended"; "to" => name, "index" => metadata.index, "ms" => ms);
+                info!(core.log, "snapshot stream ended"; "to" => &name, "index" => metadata.index, "ms" => ms);
+                core.note(Kind::SnapshotSent { to: name, upto: metadata.index, ms });
                 self.failures.remove(&to);
                 core.raw.mut_store().not_before.remove(&to);
                 core.raw.mut_store().stream_failures.remove(&to);
@@ -361,7 +364,8 @@ impl Snapshots {
                 // 1, 2, 4, 8, 16, 32, 60, 60, ... seconds.
                 let pause = (PAUSES.0 << (*failures).min(6)).min(PAUSES.1);
                 *failures += 1;
-                warn!(core.log, "snapshot stream failed"; "to" => name, "reason" => &reason, "ms" => ms, "next_in_ms" => pause);
+                warn!(core.log, "snapshot stream failed"; "to" => &name, "reason" => &reason, "ms" => ms, "next_in_ms" => pause);
+                core.note(Kind::SnapshotFailed { to: name, why: reason.clone(), next_in_ms: pause });
                 let until = core.now + pause;
                 core.raw.mut_store().not_before.insert(to, until);
                 core.raw.mut_store().stream_failures.insert(to, reason);

@@ -5,6 +5,7 @@
 mod claims;
 mod compaction_and_retry;
 mod joins;
+mod leader_changes;
 mod membership;
 mod proposals;
 mod quorum_and_successor;

@@ -61,7 +61,7 @@ const WAKE_INTERVAL: Duration = Duration::from_millis(10);
 /// The time after which a `progress` that was due without contact with a leader is tried again.
 const PROGRESS_RETRY: Duration = Duration::from_millis(250);
 /// An empty comment. The host of a client that is gone answers it with a TCP reset.
-const EMPTY_COMMENT: &[u8] = b":\n\n";
+pub(crate) const EMPTY_COMMENT: &[u8] = b":\n\n";
 /// The key of a read of which only the index is used.
 const ANY_KEY: &[u8] = b"0";
 
@@ -120,7 +120,8 @@ pub(crate) async fn handle(request: RequestContext) -> Result<Response, Problem>
     Ok(response)
 }
 
-fn set_stream_headers(response: &mut Response) {
+/// Sets the headers of an event stream.
+pub(crate) fn set_stream_headers(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -161,13 +162,13 @@ pub(crate) fn refused_stream(problem: &Problem) -> Response {
 }
 
 /// Returns the event with a problem, after which the stream ends.
-fn problem_event(name: &str, problem: &Problem) -> String {
+pub(crate) fn problem_event(name: &str, problem: &Problem) -> String {
     let data = String::from_utf8(problem.to_json(&Method::GET)).expect("JSON is UTF-8");
     format!("event:{name}\ndata:{data}\n\n")
 }
 
 /// Returns the `retry` field, which sets the reconnection time of a browser.
-fn retry_field() -> String {
+pub(crate) fn retry_field() -> String {
     format!("retry:{}\n\n", RECONNECT_DELAY.as_millis())
 }
 

@@ -77,6 +77,7 @@ pub(super) fn route(path: &str) -> Option<(&'static str, &str)> {
         ("readyz", "") => ("/readyz", ""),
         ("livez", "") => ("/livez", ""),
         ("metrics", "") => ("/metrics", ""),
+        ("events", "") => ("/events", ""),
         ("openapi.json", "") => ("/openapi.json", ""),
         _ => return None,
     })

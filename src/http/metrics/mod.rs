@@ -16,7 +16,7 @@ use super::request::handler_context::{RequestContext, ServerContext};
 use super::response::overload::Refused;
 use super::response::problem::Problem;
 use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
-use crate::telemetry::metrics::{AccessState, Failure, Format, Metrics, Proposals, ServerState};
+use crate::telemetry::metrics::{AccessState, Failure, Format, Proposals, ServerState};
 use crate::trust::credentials::CredentialStore;
 use crate::trust::peer_tls::PeerTls;
 
@@ -85,12 +85,13 @@ fn quality<'a>(mut parameters: impl Iterator<Item = &'a str>) -> u32 {
 }
 
 /// Counts a request that was refused for want of room or of a right.
-pub(super) fn count_refused(metrics: &Metrics, response: &Response) {
+pub(super) fn count_refused(context: &ServerContext, response: &Response) {
+    let metrics = context.metrics();
     match response.extensions().get::<Refused>() {
         None => {}
         Some(Refused::Unauthorized) => metrics.access.unauthorized.inc(),
         Some(Refused::Forbidden) => metrics.access.forbidden.inc(),
-        Some(Refused::Overload(why)) => metrics.http.overloaded(*why),
+        Some(Refused::Overload(why)) => context.count_overload(*why),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::consensus::{Bounds, Consistency, Fetched, Handle, Listed, Names};
 use crate::http::audit::Trail;
 use crate::http::clients::RequestClient;
 use crate::http::metrics;
+use crate::http::node_events::overload::OverloadPeriod;
 use crate::http::options::Options;
 use crate::http::reload::{Present, Reloadable};
 use crate::http::response::problem::{Problem, clip};
@@ -41,6 +42,7 @@ use crate::http::server::watchers::WatcherSlots;
 use crate::model::Millis;
 use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::node_events::NodeEvents;
 
 /// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
 const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
@@ -72,6 +74,8 @@ pub(crate) struct ServerContext {
     pub(crate) watchers: Arc<WatcherSlots>,
     /// The headers of the names that the loop has published last.
     node_headers: ArcSwap<NodeHeaders>,
+    /// Whether requests are refused for want of room.
+    pub(crate) overload: Arc<OverloadPeriod>,
     /// The timers of requests.
     pub(super) timers: Timers,
     /// Whether the process is about to end, so that no request waits for the loop any more.
@@ -122,6 +126,7 @@ impl ServerContext {
             node_headers: ArcSwap::from_pointee(NodeHeaders::of(handle.names())),
             options,
             handle,
+            overload: Arc::default(),
             timers: Timers::default(),
             ending: Ending::default(),
         }
@@ -176,6 +181,11 @@ impl ServerContext {
     /// The figures of the process.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         self.handle.metrics()
+    }
+
+    /// The events of the node.
+    pub(crate) fn events_of_node(&self) -> &Arc<NodeEvents> {
+        self.handle.events()
     }
 
     /// The present time of the clock that the feed uses.

@@ -95,18 +95,17 @@ pub(super) async fn serve<I, S>(
     let (is_streaming, stream_begins) = (AtomicBool::new(false), Notify::new());
     // Whether the last response told the client not to send another request.
     let (close_expected, stopping) = (AtomicBool::new(false), stop_signal.clone());
-    let figures = &context.metrics().http;
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let accepted = activity.begin_request();
         let refused = (!accepted).then(|| request.method().clone());
         // `answer` is an async function: until it is polled it does nothing, so a refused request has no effect.
         let (response, activity) = (dispatch.answer(&client, slot.kind, request), Arc::clone(activity));
-        let (is_streaming, stream_begins, close_expected, stopping) =
-            (&is_streaming, &stream_begins, &close_expected, &stopping);
+        let (is_streaming, stream_begins, close_expected, stopping, context) =
+            (&is_streaming, &stream_begins, &close_expected, &stopping, &context);
         async move {
             let mut response = match refused {
                 Some(method) => {
-                    figures.overloaded(Overload::Connections);
+                    context.count_overload(Overload::Connections);
                     evicted(&method)
                 }
                 None => response.await?,

@@ -33,6 +33,7 @@ use crate::http::api::watch;
 use crate::http::audit::{Entry, Trail};
 use crate::http::clients::RequestClient;
 use crate::http::metrics;
+use crate::http::node_events;
 use crate::http::request::handler_context::{RequestContext, ServerContext};
 use crate::http::request::unread_body::RequestBody;
 use crate::http::request::unsupported_headers;
@@ -118,7 +119,7 @@ impl<S: Routes> Dispatch<S> {
         if let Some(entry) = entry {
             entry.finish(&response);
         }
-        metrics::count_refused(context.metrics(), &response);
+        metrics::count_refused(context, &response);
         figures.answered(target, response.status().as_u16(), began.elapsed());
         success::set_common_headers(&mut response);
         // One request for each connection, so that the few slots come free soon. For the same reason nothing waits for an unread
@@ -175,11 +176,12 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics has figures of the process; /health
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics and /events are of the process; /health
         // asks the loop like other routes.
         let path = parts.uri.path();
+        let route = path.trim_end_matches('/');
         let needs_loop =
-            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH };
+            if is_probe { path.starts_with("/health") } else { ![metrics::PATH, node_events::PATH].contains(&route) };
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),
@@ -223,8 +225,9 @@ fn asks_to_close(headers: &HeaderMap) -> bool {
 
 /// Answers a request over the limit of its caller. An `EventSource` gives up for ever after a 429, so it gets an event.
 fn over_the_limit(problem: &Problem, request: &Parts) -> Response {
-    let is_watch = request.method == Method::GET && request.uri.path().trim_end_matches('/') == "/watch";
-    if is_watch && watch::accepts_only_events(&request.headers) {
+    let route = request.uri.path().trim_end_matches('/');
+    let streams = request.method == Method::GET && ["/watch", node_events::PATH].contains(&route);
+    if streams && watch::accepts_only_events(&request.headers) {
         watch::refused_stream(problem)
     } else {
         problem.respond(&request.method)

@@ -200,7 +200,7 @@ async fn accept(
             acceptor.warn_limited("all http connections are busy", "none can be evicted; new ones are refused");
         }
         let Some(slot) = slot else {
-            figures.overloaded(Overload::Connections);
+            context.count_overload(Overload::Connections);
             acceptor.refuse(stream, &no_slot);
             continue;
         };

@@ -16,6 +16,7 @@ mod content;
 mod limits;
 mod list_and_txn;
 mod metrics;
+mod node_events;
 mod refused_connections;
 mod store;
 mod tls_port;

@@ -117,6 +117,7 @@ const OPERATIONS: &[(&str, &str, &str, &str, Allowed)] = &[
     ("get", "/readyz", "/readyz", "", Allowed::Open),
     ("get", "/livez", "/livez", "", Allowed::Open),
     ("get", "/metrics", "/metrics", "", Allowed::Admin),
+    ("get", "/events", "/events", "", Allowed::Admin),
     ("get", "/raft/stats", "/raft/stats", "", Allowed::Outline),
     ("post", "/raft/join", "/raft/join", r#"{"node_id":"n","raft_address":"localhost:1"}"#, Allowed::Admin),
     ("post", "/raft/remove", "/raft/remove", r#"{"node_id":"n"}"#, Allowed::Admin),
@@ -438,6 +439,7 @@ async fn figures_are_for_their_own_token_which_opens_no_key() {
     let scraper = Some(secure.scraper.as_str());
     for secret in [scraper, Some(&secure.admin)] {
         assert_eq!(secure.ask(secret, "GET", "/metrics", "").await.status, 200);
+        assert_eq!(secure.ask(secret, "GET", "/events", "").await.status, 200);
     }
     let denied = secure.ask(Some(&secure.reader), "GET", "/metrics", "").await.is_problem(403, "forbidden");
     assert_eq!(denied["detail"], "token \"reader\" needs metrics");

@@ -52,7 +52,7 @@ impl Verb {
 }
 
 /// The routes: template, methods.
-pub const ROUTES: [(&str, &[Verb]); 19] = {
+pub const ROUTES: [(&str, &[Verb]); 20] = {
     use Verb::{Delete, Get, Post, Put};
     [
         ("/store/{key}", &[Get, Put, Delete]),
@@ -73,6 +73,7 @@ pub const ROUTES: [(&str, &[Verb]); 19] = {
         ("/raft/snapshot", &[Post]),
         ("/admin/reload", &[Post]),
         ("/openapi.json", &[Get]),
+        ("/events", &[Get]),
         ("other", &[]),
     ]
 };
@@ -131,6 +132,7 @@ impl Target {
             ("raft", "snapshot") => 15,
             ("admin", "reload") => 16,
             ("openapi.json", "") => 17,
+            ("events", "") => 18,
             _ => OTHER,
         };
         let verb = Verb::of(method);
@@ -170,6 +172,12 @@ impl Overload {
         (Self::Watchers, "watchers"),
         (Self::Requests, "requests"),
     ];
+
+    /// Returns the label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
 }
 
 /// The HTTP server.

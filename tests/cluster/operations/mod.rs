@@ -5,6 +5,7 @@ mod audit;
 mod certs;
 mod launch;
 mod metrics;
+mod node_events;
 mod probes;
 mod prometheus;
 mod rate_limit;
@@ -27,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         metrics::cases(),
         alerts::cases(),
         prometheus::cases(),
+        node_events::cases(),
         reload::cases(),
         audit::cases(),
         certs::cases(),

@@ -5,6 +5,7 @@
 //! | a record is written | `journal` | term, vote and commit never move back on a disk |
 //! | a message leaves | `world::outbox` | it promises nothing that is not synced |
 //! | after a turn | `turn` | one leader a term, nothing moves back, equal entries and states at equal indexes |
+//! | after a turn | `node_events` | what a node notes about itself has happened: `to` is the leader of that term |
 //! | after a turn | `changefeed` | the events lead from the previous state to the present one |
 //! | a leader proposes | `turn`, `disk_space` | no request is late, and none needs space that a voter lacks |
 //! | a peer table is published | `identity` | raft ids are used once, no member is removed or replaced without an entry |
@@ -22,6 +23,7 @@ pub mod expiry;
 pub mod history;
 pub mod identity;
 pub mod journal;
+pub mod node_events;
 pub mod observed;
 pub mod replay;
 pub mod turn;

@@ -10,7 +10,7 @@ use huskv::consensus::Driver;
 use huskv::model::{Role, State, Status};
 use huskv::plant::{self, Plant};
 
-use crate::checks::{changefeed, disk_space, identity, status, voters};
+use crate::checks::{changefeed, disk_space, identity, node_events, status, voters};
 use crate::faults::nemesis;
 use crate::world::World;
 use crate::world::disk::SimEngine;
@@ -96,6 +96,7 @@ pub fn check(world: &mut World, at: usize) {
             world.fail(format!("term {} is led by {first} and by {raft_id}", status.term));
         }
     }
+    node_events::check(world, at);
     if is.applied != before.applied {
         applied_entries(world, at, before, is);
         changefeed::check(world, at, is.applied);

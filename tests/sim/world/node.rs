@@ -55,6 +55,8 @@ pub struct Node {
     pub own_write: Option<OwnWrite>,
     /// Its commit index and voters after each of its latest turns, the last turn first.
     pub recent_voters: VecDeque<(u64, Vec<u64>)>,
+    /// The process whose events were checked, and the id of the last one.
+    pub checked_events: (u64, u64),
     /// The last index of its log that was checked.
     pub checked_log: u64,
     /// The least duration of a turn of this process. Inputs gather meanwhile, as they do while a slow disk syncs.
@@ -96,6 +98,7 @@ impl World {
             member_as: None,
             own_write: None,
             recent_voters: VecDeque::new(),
+            checked_events: (0, 0),
             checked_log: 0,
             turn_ms: 0,
             next_turn: (0, false),

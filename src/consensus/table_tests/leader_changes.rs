@@ -1,0 +1,109 @@
+//! Why a leader lost its lead, and why a follower has another one, by what was noted before.
+
+use raft::eraftpb::{Message, MessageType};
+
+use super::{NOW, Node, message};
+use crate::consensus::liveness::leader_history::LeaderHistory;
+use crate::model::Millis;
+use crate::telemetry::node_events::{LeaderChange, Reason};
+
+/// The time of a tick of these tests.
+const TICK: Millis = 100;
+
+/// Lets time pass in ticks, in which these peers send messages.
+fn pass(node: &mut Node, history: &mut LeaderHistory, ms: Millis, present: &[u64]) {
+    let begin = node.core.now;
+    for now in (begin + TICK..=begin + ms).step_by(100) {
+        node.core.at(now);
+        history.tick(&node.core, &node.live);
+        present.iter().for_each(|peer| node.live.contacted(&node.core, *peer));
+    }
+}
+
+/// A leader of three that has led for a while, and its history.
+fn leading() -> (Node, LeaderHistory) {
+    let (mut node, mut history) = (Node::leader(3), LeaderHistory::default());
+    history.tick(&node.core, &node.live);
+    assert_eq!(history.leader_known(&node.core).map(|change| change.reason), Some(Reason::Restart));
+    pass(&mut node, &mut history, 5_000, &[2, 3]);
+    (node, history)
+}
+
+fn lost((node, mut history): (Node, LeaderHistory)) -> LeaderChange {
+    let lost = history.lost_lead(&node.core, &node.live);
+    assert_eq!((lost.from.as_deref(), lost.to.as_deref()), (Some("n1"), None));
+    lost
+}
+
+#[test]
+fn a_leader_that_gives_way_in_contact_with_all_steps_down() {
+    let lost = lost(leading());
+    assert_eq!((lost.reason, lost.last_contact_ms, lost.stalled_ms), (Reason::SteppedDown, Some(0), None));
+}
+
+#[test]
+fn a_leader_without_a_majority_is_partitioned_and_names_its_last_contact() {
+    let (mut node, mut history) = leading();
+    pass(&mut node, &mut history, 300, &[3]);
+    pass(&mut node, &mut history, 1_500, &[]);
+    // The message that says so is the first contact.
+    node.live.contacted(&node.core, 2);
+    let lost = lost((node, history));
+    assert_eq!((lost.reason, lost.last_contact_ms), (Reason::Partition, Some(1_500)));
+    assert_eq!(lost.last_contact.as_deref(), Some("n3"));
+}
+
+#[test]
+fn a_leader_that_stood_still_missed_heartbeats_or_had_a_slow_sync() {
+    for (sync, reason) in
+        [(None, Reason::MissedHeartbeats), (Some(40), Reason::MissedHeartbeats), (Some(2_900), Reason::SlowSync)]
+    {
+        for ticks_before in [true, false] {
+            let (mut node, mut history) = leading();
+            node.core.at(node.core.now + 3_000);
+            if let Some(sync) = sync {
+                node.core.syncs.note(node.core.now, sync, 5_000);
+            }
+            if ticks_before {
+                history.tick(&node.core, &node.live);
+            }
+            node.live.contacted(&node.core, 2);
+            let lost = lost((node, history));
+            assert_eq!((lost.reason, lost.stalled_ms, lost.longest_sync_ms), (reason, Some(3_000), sync), "{lost:?}");
+        }
+    }
+    // It was long ago.
+    let (mut node, mut history) = leading();
+    node.core.at(node.core.now + 3_000);
+    pass(&mut node, &mut history, 5_000, &[2, 3]);
+    assert_eq!(lost((node, history)).reason, Reason::SteppedDown);
+}
+
+#[test]
+fn a_transfer_is_one_for_who_hands_over_and_for_who_takes_over() {
+    let (mut node, mut history) = leading();
+    let term = node.core.raw.raft.term + 1;
+    let asks =
+        Message { context: b"CampaignTransfer".to_vec().into(), ..message(MessageType::MsgRequestVote, 2, term) };
+    history.received(&node.core, &asks);
+    node.core.raw.step(asks).unwrap();
+    assert!(!node.core.leads());
+    assert_eq!(lost((node, history)).reason, Reason::Transfer);
+}
+
+#[test]
+fn a_follower_says_how_long_it_missed_its_leader() {
+    for (silence, reason) in [(1_500, Reason::MissedHeartbeats), (200, Reason::SteppedDown)] {
+        let (mut node, mut history) = (Node::follower(3), LeaderHistory::default());
+        history.leader_contact(&node.core);
+        assert_eq!(history.leader_known(&node.core).map(|change| change.to), Some(Some("n2".into())));
+        assert!(history.leader_known(&node.core).is_none(), "the same leader in the same term is no change");
+        pass(&mut node, &mut history, silence, &[3]);
+        let (before, term) = (node.core.now, node.core.raw.raft.term + 1);
+        node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
+        history.leader_contact(&node.core);
+        let change = history.leader_known(&node.core).expect("another leader");
+        assert_eq!((change.from.as_deref(), change.to.as_deref()), (Some("n2"), Some("n3")));
+        assert_eq!((change.reason, change.last_contact_ms), (reason, Some(before - NOW)), "{change:?}");
+    }
+}
