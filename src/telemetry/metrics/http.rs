@@ -52,7 +52,7 @@ impl Verb {
 }
 
 /// The routes: template, methods.
-pub const ROUTES: [(&str, &[Verb]); 19] = {
+pub const ROUTES: [(&str, &[Verb]); 21] = {
     use Verb::{Delete, Get, Post, Put};
     [
         ("/store/{key}", &[Get, Put, Delete]),
@@ -73,6 +73,8 @@ pub const ROUTES: [(&str, &[Verb]); 19] = {
         ("/raft/snapshot", &[Post]),
         ("/admin/reload", &[Post]),
         ("/openapi.json", &[Get]),
+        ("/version", &[Get]),
+        ("/readyz/{check}", &[Get]),
         ("other", &[]),
     ]
 };
@@ -131,6 +133,8 @@ impl Target {
             ("raft", "snapshot") => 15,
             ("admin", "reload") => 16,
             ("openapi.json", "") => 17,
+            ("version", "") => 18,
+            ("readyz", _) => 19,
             _ => OTHER,
         };
         let verb = Verb::of(method);

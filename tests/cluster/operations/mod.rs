@@ -6,6 +6,7 @@ mod launch;
 mod metrics;
 mod probes;
 mod rate_limit;
+mod readiness;
 mod reload;
 mod settings;
 mod stats;
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         stats::cases(),
         status::cases(),
         probes::cases(),
+        readiness::cases(),
         metrics::cases(),
         reload::cases(),
         audit::cases(),
