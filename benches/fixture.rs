@@ -73,6 +73,8 @@ pub fn http_options(port: u16) -> http::Options {
         tokens: None,
         audit: http::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
         reloads: tokio::sync::mpsc::channel(1).0,
+        wire_versions: 2..=2,
+        formats: &[("journal", 1)],
         watchers: 1,
         limiter: Arc::new(http::RequestLimiter::new(0, 0, 1024)),
         trusted_proxies: Arc::default(),

@@ -98,9 +98,11 @@ fn the_manifests_are_valid_for_kubernetes_and_for_a_node() {
     assert_eq!(setup.variables["HUSKV_JOIN"], list.join(","));
     assert_eq!(setup.variables["HUSKV_ADVERTISE_HOST"], host(&names[0]));
     let node = setup.start();
-    for (probe, path, status) in
-        [("startupProbe", "/livez", 200), ("livenessProbe", "/livez", 200), ("readinessProbe", "/readyz", 503)]
-    {
+    for (probe, path, status) in [
+        ("startupProbe", "/livez", 200),
+        ("livenessProbe", "/livez", 200),
+        ("readinessProbe", "/readyz?exclude=disk", 503),
+    ] {
         assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "http"}));
         node.get(path).expect(status, probe);
     }

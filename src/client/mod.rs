@@ -28,6 +28,7 @@ mod events;
 mod failure;
 mod http_client;
 mod node_client;
+mod node_readiness;
 mod node_stats;
 mod retry;
 mod watch;
@@ -38,6 +39,7 @@ pub use cluster_client::Client;
 pub use events::{Event, EventKind};
 pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
+pub use node_readiness::{Readiness, ReadinessCheck};
 pub use node_stats::{DiskStats, MemberStats, NodeStats, NotReady};
 pub use watch::{Scope, Watch};
 

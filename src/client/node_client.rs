@@ -16,6 +16,7 @@ use serde_json::Value;
 use super::access::Access;
 use super::cluster_client::PAUSE;
 use super::http_client::{ApiRequest, ApiResponse, HttpClient};
+use super::node_readiness::Readiness;
 use super::retry;
 
 /// A client of single nodes; cheap to clone, and clones share their connections.
@@ -123,12 +124,13 @@ impl NodeClient {
         Err(NodeClientError::NoStats { address: address.to_owned(), status: response.status, detail })
     }
 
-    /// Whether the node takes requests, by the status of `GET http://address/readyz`, which needs no token.
+    /// Whether the node takes requests, and why not, by `GET http://address/readyz`. The first needs no token.
     ///
     /// # Errors
     /// [`NodeClientError`] where nothing responds in time.
-    pub async fn is_ready(&self, address: &str) -> Result<bool, NodeClientError> {
-        Ok(self.exchange(address, ApiRequest::new(Method::GET, "/readyz")).await?.status == 200)
+    pub async fn readiness(&self, address: &str) -> Result<Readiness, NodeClientError> {
+        let answer = self.exchange(address, ApiRequest::new(Method::GET, "/readyz?verbose")).await?;
+        Ok(Readiness::parse(answer.status, &answer.body))
     }
 
     async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, NodeClientError> {

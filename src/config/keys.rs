@@ -319,8 +319,15 @@ pub static KEYS: &[Key] = &[
         aliases: &[],
         default: "0",
         kind: Kind::Port(|c, v| c.http.metrics_port = v),
-        help: "Second HTTP port, plain, for /metrics, /livez and /readyz alone, with connections of its own; 0: none",
+        help: "Second HTTP port, plain, for /metrics, /livez, /readyz and /version alone, with connections of its own; 0: none",
     },
+    number(
+        "http.drain_ms",
+        "0",
+        (0, 600_000),
+        |c, v| c.http.drain_ms = v,
+        "Time for which a node that is asked to stop serves as before while /readyz fails, in milliseconds; 0: it stops at once",
+    ),
     text(
         "tls.dir",
         "",

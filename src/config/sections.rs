@@ -120,6 +120,8 @@ pub struct Http {
     pub rate_grace_ms: u64,
     /// The port for figures and probes; 0: none.
     pub metrics_port: u16,
+    /// How long requests are still served once the node has been asked to stop, in milliseconds.
+    pub drain_ms: u64,
 }
 
 /// `[auth]`: what clients need.

@@ -167,6 +167,8 @@ fn options() -> Options {
         trusted_proxies: Arc::default(),
         audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
         reloads: tokio::sync::mpsc::channel(1).0,
+        wire_versions: 2..=2,
+        formats: &[("journal", 1)],
     }
 }
 

@@ -1,6 +1,7 @@
 //! Options of the HTTP server.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ pub struct Options {
     pub audit: Audit,
     /// Where a request for a reload of the settings goes.
     pub reloads: ReloadRequests,
+    /// The versions of the peer protocol that the node speaks.
+    pub wire_versions: RangeInclusive<u16>,
+    /// The formats of the files in the data directory, by what is written in them.
+    pub formats: &'static [(&'static str, u32)],
 }
 
 /// TLS of the HTTP port.

@@ -104,6 +104,11 @@ impl Control {
         self.0.apply(options);
     }
 
+    /// Lets `/readyz` fail from now on, since the node stops soon; requests are served as before.
+    pub fn begin_drain(&self) {
+        self.0.begin_drain();
+    }
+
     /// Shows a reload in the stats.
     pub fn record(&self, reload: LastReload) {
         if reload.problem.is_none() {

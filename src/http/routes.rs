@@ -19,7 +19,8 @@ use warp::http::Method;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use super::api::{admin, cluster, compat, health, openapi, probes, store, touch, txn, watch};
+use super::api::probes::{self, health, readyz, version};
+use super::api::{admin, cluster, compat, openapi, store, touch, txn, watch};
 use super::metrics;
 use super::node_events;
 use super::request::caller::Need;
@@ -91,8 +92,9 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         below("touch", (KeyInPath, Member), touch::handle),
         exact(warp::path("watch"), (Rule::Watch, Watch), watch::handle),
         exact(warp::path("health"), (Open, AnyNode), health::health),
-        exact(warp::path("readyz"), (Open, AnyNode), probes::readyz),
+        below("readyz", (Open, AnyNode), readyz::readyz),
         exact(warp::path("livez"), (Open, AnyNode), probes::livez),
+        exact(warp::path("version"), (Open, AnyNode), version::version),
         exact(warp::path("metrics"), (Rule::Metrics, AnyNode), metrics::metrics),
         exact(warp::path("events"), (Rule::Metrics, Events), node_events::handle),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),

@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! start:  signals -> ports -> HTTP server (503 starting) -> data directory -> transport -> consensus thread -> bootstrap
-//! stop:   bootstrap -> HTTP server and consensus thread, together -> transport
+//! stop:   drain (all go on) -> bootstrap -> HTTP server and consensus thread, together -> transport
 //! ```
 //!
 //! Invariants: both ports are bound before anything is created, so a refused start leaves nothing behind. A stop is bounded:
-//! after `STOP_LIMIT` the process ends, whatever blocks; every acknowledged write is durable, so nothing is lost. When the
+//! `STOP_LIMIT` after the drain the process ends, whatever blocks; every acknowledged write is durable, so nothing is lost. When the
 //! consensus thread ends by itself the process ends at once: no HTTP server outlives it.
 //!
 //! See also: `cli` (exit codes), `src/lib.rs` (the modules).
@@ -56,6 +56,7 @@ use listen::Ports;
 use memory::Memory;
 use reload::Reloader;
 pub use shutdown_signals::Stop;
+use shutdown_signals::StopSignals;
 
 /// How long the consensus thread has to transfer leadership and to answer pending requests.
 const CONSENSUS_LIMIT: Duration = Duration::from_secs(3);
@@ -64,7 +65,7 @@ const CONSENSUS_LIMIT: Duration = Duration::from_secs(3);
 /// that the server answers by itself where a slow disk blocks the consensus thread.
 const DRAIN_LIMIT: Duration = Duration::from_millis(3_500);
 
-/// How long a stop takes at most.
+/// How long a stop takes at most, behind the drain.
 const STOP_LIMIT: Duration = Duration::from_millis(4_500);
 
 /// The file in the node's directory with the addresses that the node listens on.
@@ -174,6 +175,12 @@ async fn start_and_serve(settings: &Loaded, stop: Stop, log: &Logger, guard: &Gu
         }
         why = stop.wait() => why,
     };
+    if let Err(error) =
+        drain(&mut node, &mut stop, (why, Duration::from_millis(settings.config.http.drain_ms)), log).await
+    {
+        crit!(log, "huskv stops: {}", error);
+        return FAILED;
+    }
     info!(log, "huskv stops"; "reason" => why);
     bound_the_stop(log.clone(), guard.clone());
     match node.stop().await {
@@ -185,6 +192,26 @@ async fn start_and_serve(settings: &Loaded, stop: Stop, log: &Logger, guard: &Gu
             crit!(log, "huskv stops: {}", error);
             FAILED
         }
+    }
+}
+
+/// Serves on for `limit`, or until the node is asked to stop once more, while `/readyz` fails.
+async fn drain(
+    node: &mut Node,
+    stop: &mut StopSignals,
+    (why, limit): (&str, Duration),
+    log: &Logger,
+) -> Result<(), Error> {
+    node.server.control().begin_drain();
+    if limit.is_zero() {
+        return Ok(());
+    }
+    info!(log, "huskv is to stop: /readyz fails from now on, and requests are served until then"; "reason" => why,
+        "http.drain_ms" => u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+    tokio::select! {
+        ended = &mut node.ended => outcome(ended).and(Err(Error::ConsensusLost)),
+        () = tokio::time::sleep(limit) => Ok(()),
+        _ = stop.wait() => Ok(()),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::changefeed::FeedLimits;
 use crate::client::Access;
 use crate::config::Config;
 use crate::model::Limits;
-use crate::storage::OpenOptions;
+use crate::storage::{self, OpenOptions};
 use crate::telemetry::logging::OpenedFile;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::connector::TlsConnector;
@@ -240,6 +240,8 @@ pub(super) fn http(
         peer_tls: peer_tls.cloned(),
         audit,
         reloads,
+        wire_versions: transport::WIRE_VERSION..=transport::WIRE_VERSION,
+        formats: &storage::FORMATS,
     }
 }
 

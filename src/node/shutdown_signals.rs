@@ -58,6 +58,8 @@ impl StopSignals {
                 Some(ended) => drop(ended.await),
                 None => std::future::pending().await,
             }
+            // A receiver that has ended must not be asked again.
+            self.stdin = None;
         };
         // The stream ends where the runtime can receive no signals; then the node must stop, or none could stop it.
         let hangups = async {

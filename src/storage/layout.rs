@@ -38,6 +38,17 @@ pub(super) const REDO_VERSION: u8 = 1;
 /// The format of a snapshot frame, in its first byte.
 pub(super) const CHANGES_VERSION: u8 = 1;
 
+/// The formats that this version writes, by what is written in them.
+pub const FORMATS: [(&str, u32); 7] = [
+    ("identity", IDENTITY_VERSION),
+    ("peers", PEERS_VERSION),
+    ("journal", RECORD_VERSION as u32),
+    ("state", STATE_VERSION as u32),
+    ("item", NAMED_ITEM_VERSION as u32),
+    ("redo", REDO_VERSION as u32),
+    ("snapshot", CHANGES_VERSION as u32),
+];
+
 /// The maximum bytes of one stored value: a leaf of sled holds about 16 values, and a page must stay below a quarter of
 /// a segment.
 pub(super) const CHUNK_BYTES: usize = 4096;

@@ -47,6 +47,7 @@ pub use kv::layers::{BegunRead, KeyAt, KeyInMemory, ReadPoint, StateReader};
 pub use kv::merged_scan::MemoryPage;
 pub use kv::operation::{Applied, Operation};
 pub use kv::state_machine::StateMachine;
+pub use layout::FORMATS;
 pub use peer_boot_ids::Peers;
 pub use sled::engine::SledEngine;
 pub use sled::panic_guard::{catches_panic, is_waiting_for_disk};

@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use admission::is_member;
+pub use handshake::WIRE_VERSION;
 use shared_state::Registry;
 use tokio::time::timeout;
 

@@ -95,11 +95,6 @@ impl NodeSummary {
         self.stats.not_ready.as_ref().is_some_and(|reason| reason.code == "lagging")
     }
 
-    /// Why it takes no requests.
-    pub(crate) fn not_ready(&self) -> Option<&str> {
-        self.stats.not_ready.as_ref().map(|reason| reason.detail.as_str())
-    }
-
     /// Whether `other` is a voter of the cluster of this node.
     pub(crate) fn has_member(&self, other: &Self) -> bool {
         let is_voter = self.voters().any(|voter| voter.raft_id == other.stats.raft_id);
@@ -221,7 +216,7 @@ mod tests {
         assert_eq!((verifying.ready(), role(Some(&verifying))), (false, "asks the other voters"));
         let reason = json!({ "code": "lagging", "detail": "index 3 of 9" });
         let lags = NodeSummary::new(&json!({ "state": "Follower", "leader": leader, "not_ready": reason }));
-        assert_eq!((lags.ready(), role(Some(&lags)), lags.not_ready()), (false, "lags behind", Some("index 3 of 9")));
+        assert_eq!((lags.ready(), role(Some(&lags))), (false, "lags behind"));
         let campaigns = NodeSummary::new(&json!({ "state": "Candidate", "leader": null }));
         assert_eq!((campaigns.ready(), role(Some(&campaigns))), (false, "campaigns"));
     }

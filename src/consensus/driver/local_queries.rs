@@ -12,8 +12,8 @@ use super::split_borrows::view;
 use crate::changefeed::{ChangeFeed, FeedStatus};
 use crate::consensus::core::Phase;
 use crate::consensus::core::role_name::state;
-use crate::consensus::handle::Names;
-use crate::model::{List, MemberStatus, Page, Refusal, Role, State, Status, Voters};
+use crate::consensus::handle::{Names, Readiness};
+use crate::model::{Code, List, MemberStatus, Page, Refusal, Role, State, Status, Voters, mib};
 use crate::storage::{self, Error};
 use crate::telemetry::metrics::{NodeState, PeerState};
 use crate::telemetry::node_events::NodeEvents;
@@ -60,6 +60,22 @@ impl Driver {
             .or_else(|| self.lag.starting(&self.core))?;
         let leader = why.leader.clone().or_else(|| self.core.leader());
         Some(Refusal { leader, ..why })
+    }
+
+    /// Returns what the checks of readiness find.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let joined = self.outside_of_cluster().or_else(|| self.verification.refusal());
+        let leader = self.outside_of_cluster().or_else(|| self.live.leaderless(&self.core));
+        let read_index = joined.clone().or_else(|| leader.clone()).or_else(|| self.lag.lagging(&self.core));
+        let behind = self.lag.unapplied(&self.core).or_else(|| self.lag.starting(&self.core));
+        let applied = behind.or_else(|| self.apply_lag.refusal(&self.core));
+        let space = self.core.own_space().filter(|space| space.is_nearly_full());
+        let disk = space.map(|space| {
+            let (free, reserve) = (mib(space.free_bytes), mib(space.reserve_bytes));
+            let detail = format!("the disk has {free} free, and {reserve} are to be kept (storage.reserve_mb)");
+            Refusal::not_applied(Code::DiskNearlyFull, detail)
+        });
+        Readiness { joined, leader, read_index, applied, disk }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -111,7 +127,7 @@ impl Driver {
         let hosts = if is_same { Arc::clone(&before.hosts) } else { Arc::new(self.member_hosts()) };
         let leader = self.core.leader().map(|leader| leader.node_id);
         let believable_term = Some(self.term_bound.believable_term(&self.core));
-        let not_ready = self.not_ready();
+        let readiness = self.readiness();
         let in_no_cluster = matches!(self.core.phase, Phase::Joining | Phase::Forming);
         Names {
             node: self.core.my_name(),
@@ -122,7 +138,7 @@ impl Driver {
             cluster_id,
             hosts,
             table,
-            not_ready,
+            readiness,
         }
     }
 

@@ -37,6 +37,7 @@ use super::core::pending_request::ClientRequest;
 use super::core::{Core, Parts, Phase};
 use super::input::{Input, InstallError, Reply};
 use super::liveness::Liveness;
+use super::liveness::apply_lag::ApplyLag;
 use super::liveness::identity_conflicts::Identities;
 use super::liveness::leader_history::LeaderHistory;
 use super::liveness::readiness::Lag;
@@ -95,6 +96,7 @@ pub struct Driver {
     pub(crate) voter_disk_space: VoterDiskSpace,
     pub(crate) stalled_followers: StalledFollowers,
     pub(crate) lag: Lag,
+    pub(crate) apply_lag: ApplyLag,
     /// How often another leader was found.
     pub(crate) leader_changes: u64,
     /// How many keys have expired.
@@ -145,6 +147,7 @@ impl Driver {
             voter_disk_space: VoterDiskSpace::default(),
             stalled_followers: StalledFollowers::default(),
             lag: Lag::default(),
+            apply_lag: ApplyLag::default(),
             leader_changes: 0,
             ttl_expired: 0,
             state_hash_mismatches: 0,

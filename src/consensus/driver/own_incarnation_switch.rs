@@ -24,6 +24,7 @@ use crate::consensus::core::Phase;
 use crate::consensus::core::pending_request as refusals;
 use crate::consensus::input::{InstallError, Reply};
 use crate::consensus::liveness::Liveness;
+use crate::consensus::liveness::apply_lag::ApplyLag;
 use crate::consensus::liveness::leader_history::LeaderHistory;
 use crate::consensus::liveness::readiness::Lag;
 use crate::consensus::membership::offer_acceptance::{Accepted, Busy, phase_of_incarnation};
@@ -117,6 +118,7 @@ impl Driver {
         self.seen = Seen { role: StateRole::Follower, leader: 0, term: self.core.raw.raft.term };
         self.reads.renew((self.core.raft_id(), self.core.options.nonce));
         self.lag = Lag::default();
+        self.apply_lag = ApplyLag::default();
         self.snapshots.reclaim.abandon(&mut self.core);
         // The copy of a journal is of an incarnation that is not in use any more.
         self.core.discard(std::mem::take(&mut self.snapshots.journal_reclaim));

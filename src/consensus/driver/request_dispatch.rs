@@ -25,6 +25,11 @@ impl Driver {
         if self.core.stop_by.is_some() {
             return Some(stopping());
         }
+        self.outside_of_cluster()
+    }
+
+    /// Returns why this node belongs to no cluster, if it belongs to none.
+    pub(crate) fn outside_of_cluster(&self) -> Option<Refusal> {
         match self.core.phase {
             Phase::Member => None,
             Phase::Removed => Some(removed()),

@@ -47,6 +47,7 @@ impl Driver {
         if self.lag.update_lag(&self.core, is_late) {
             self.reads.refuse_reads_that_lag(view!(self));
         }
+        self.apply_lag.tick(&self.core);
         self.proposals.expire_requests(context!(self));
         self.route_changes();
         self.reads.expire_reads(view!(self));

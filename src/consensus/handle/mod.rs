@@ -12,6 +12,7 @@
 mod monotonic_clock;
 mod node_state;
 mod page_readers;
+mod read_index_probe;
 mod reply_slot;
 mod status_requests;
 pub(super) mod wake_batch;
@@ -31,9 +32,11 @@ use crate::storage;
 use crate::telemetry::metrics::{Metrics, NodeState};
 use crate::telemetry::node_events::NodeEvents;
 pub use monotonic_clock::Clock;
-pub use node_state::Names;
 use node_state::Published;
+pub use node_state::{Names, Readiness};
 use page_readers::PageReaders;
+use read_index_probe::LastRound;
+pub use read_index_probe::ROUND as READ_INDEX_ROUND;
 use reply_slot::slot;
 use status_requests::SingleFlight;
 use write_budget::WriteBudget;
@@ -90,6 +93,7 @@ pub struct Handle {
     feed: Arc<ChangeFeed>,
     statuses: SingleFlight,
     pages: PageReaders,
+    read_index_probes: LastRound,
     published: Published,
 }
 
@@ -109,6 +113,7 @@ pub fn channel(pending_requests: usize) -> (Handle, Inbox) {
         feed: Arc::clone(&feed),
         statuses: SingleFlight::default(),
         pages: PageReaders::default(),
+        read_index_probes: LastRound::default(),
         published: published.clone(),
     };
     (handle, Inbox { clients: clients_end, peers: peers_end, clock, feed, published })

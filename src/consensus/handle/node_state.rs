@@ -35,8 +35,23 @@ pub struct Names {
     pub hosts: Arc<BTreeSet<String>>,
     /// The index of the last change of the member table that these hosts are from.
     pub table: u64,
-    /// Why the node takes no requests; None if it does, and before the loop's first turn.
-    pub not_ready: Option<Refusal>,
+    /// What the checks of readiness find.
+    pub readiness: Readiness,
+}
+
+/// Why checks of readiness fail, in the order of `/readyz`; None where one does not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Readiness {
+    /// The node belongs to no cluster, or asks the others whether it still does.
+    pub joined: Option<Refusal>,
+    /// It knows no leader.
+    pub leader: Option<Refusal>,
+    /// No round of ReadIndex can be confirmed now, so that none need be asked for.
+    pub read_index: Option<Refusal>,
+    /// It has not applied what is committed.
+    pub applied: Option<Refusal>,
+    /// Less than the reserve is free on its disk.
+    pub disk: Option<Refusal>,
 }
 
 /// Where the loop puts it, and every handle finds it; cheap to clone.

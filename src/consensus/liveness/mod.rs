@@ -11,6 +11,7 @@
 //!
 //! See also: `peers_leaders` (the reports and how long they hold), `outage_errors` (error texts), `core` (below this one).
 
+pub(crate) mod apply_lag;
 pub(crate) mod identity_conflicts;
 pub(crate) mod leader_history;
 mod outage_errors;

@@ -9,8 +9,8 @@
 //! leader leaves a round of ReadIndex unanswered for too long, and until one is answered in time and applied. The time is
 //! counted in ticks of the loop, so that a stall of the disk or of the state machine is not taken for it. A leader does
 //! not lag, nor does a node that knows none. A member that has started asks its leader at once, and is not ready before
-//! it has applied what the answer says; its reads wait meanwhile. A node that has just joined has not started: its join ends
-//! once it has caught up.
+//! it has applied what the answer says; its reads wait meanwhile. If it leads itself, what it has committed once it has committed in its
+//! term is the answer. A node that has just joined has not started: its join ends once it has caught up.
 //!
 //! See also: when a round is late (`reads::read_index_timeout`), which reads are refused then (`reads`), and how it is shown
 //! (`http::api::probes`, `http::api::status_json`).
@@ -114,20 +114,23 @@ impl Lag {
 }
 
 impl Lag {
+    /// Why this node has not applied what its leader has committed, if it has had too long for that.
+    pub fn unapplied(&self, core: &Core) -> Option<Refusal> {
+        let is_behind = self.lags() && follows(core) && core.applied() < self.known;
+        is_behind.then(|| self.not_applied_yet(core, self.known))
+    }
+
     /// The refusal of linearizable reads while this node lags.
     pub fn lagging(&self, core: &Core) -> Option<Refusal> {
         let lags = self.lags() && follows(core);
-        lags.then(|| {
-            let is_behind = core.state_machine.applied().0 < self.known;
-            if is_behind { self.not_applied_yet(core, self.known) } else { unconfirmed(core) }
-        })
+        lags.then(|| self.unapplied(core).unwrap_or_else(|| unconfirmed(core)))
     }
 
     /// Why a member that has started is not ready yet, though its reads may wait.
     pub fn starting(&self, core: &Core) -> Option<Refusal> {
         let detail =
-            "this node has started and not applied yet what its leader has committed; ask another one, or wait";
-        let starts = self.start != Start::CaughtUp && follows(core);
+            "this node has started and not applied yet what its cluster has committed; ask another one, or wait";
+        let starts = self.start != Start::CaughtUp && (core.leads() || follows(core));
         starts.then(|| Refusal::not_applied(Code::Starting, detail))
     }
 
@@ -176,7 +179,11 @@ impl Lag {
     pub fn note_applied(&mut self, core: &Core) {
         let lagged = self.lags();
         if core.leads() {
-            (self.answers_late, self.start) = (false, Start::CaughtUp);
+            self.answers_late = false;
+            // Before that it may not know all that was committed in earlier terms.
+            if self.start == Start::Asks && core.raw.raft.commit_to_current_term() {
+                self.start = Start::Applies(core.raw.raft.raft_log.committed);
+            }
         }
         self.reached(core.state_machine.applied().0);
         self.lagging_changed(core, lagged);

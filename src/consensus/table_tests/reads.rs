@@ -135,10 +135,16 @@ fn a_member_that_has_started_asks_by_itself_and_is_not_ready_before_it_has_what_
     lag.note_applied(&node.core);
     assert!(lag.starting(&node.core).is_some() && !lag.asks(&node.core), "one entry is missing");
 
-    let leader = Node::leader(1);
-    assert!(lag.starting(&leader.core).is_none() && !lag.asks(&leader.core), "a leader is ready at once");
+    let (leader, mut lag) = (Node::leader(1), Lag::default());
+    lag.starts();
+    assert_eq!(lag.starting(&leader.core).unwrap().code, Code::Starting, "it leads, and its log may not be applied");
+    assert!(!lag.asks(&leader.core), "it is the one to say");
     lag.note_applied(&leader.core);
-    assert!(lag.starting(&node.core).is_none(), "one that has led has what was committed");
+    assert!(lag.starting(&leader.core).is_none(), "it has applied what it has committed in its term");
+    lag.starts();
+    lag.answered(leader.core.applied() + 1, true);
+    lag.note_applied(&leader.core);
+    assert!(lag.starting(&leader.core).is_some(), "one entry is missing");
 }
 
 #[test]

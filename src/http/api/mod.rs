@@ -5,7 +5,6 @@
 pub(crate) mod admin;
 pub(crate) mod cluster;
 pub(crate) mod compat;
-pub(crate) mod health;
 pub(crate) mod openapi;
 pub(crate) mod probes;
 mod propose;

@@ -75,6 +75,8 @@ pub(super) fn route(path: &str) -> Option<(&'static str, &str)> {
         ("admin", "reload") => ("/admin/reload", ""),
         ("health", "") => ("/health", ""),
         ("readyz", "") => ("/readyz", ""),
+        ("readyz", _) => ("/readyz/:check", ""),
+        ("version", "") => ("/version", ""),
         ("livez", "") => ("/livez", ""),
         ("metrics", "") => ("/metrics", ""),
         ("events", "") => ("/events", ""),

@@ -9,6 +9,7 @@
 //! See also: routes ([`crate::http::routes`]), responses ([`crate::http::response::success`]).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -80,6 +81,8 @@ pub(crate) struct ServerContext {
     pub(super) timers: Timers,
     /// Whether the process is about to end, so that no request waits for the loop any more.
     pub(super) ending: Ending,
+    /// Whether the node has been asked to stop.
+    pub(super) is_draining: AtomicBool,
 }
 
 /// One request, whose body is not read yet.
@@ -129,6 +132,7 @@ impl ServerContext {
             overload: Arc::default(),
             timers: Timers::default(),
             ending: Ending::default(),
+            is_draining: AtomicBool::new(false),
         }
     }
 

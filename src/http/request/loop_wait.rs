@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::handler_context::ServerContext;
 use super::timers::Timer;
 use crate::http::response::problem::Problem;
+use crate::model::Refusal;
 
 /// How long after its deadline a request waits for the loop's own answer, which says more than a timeout here.
 const DEADLINE_GRACE: Duration = Duration::from_millis(250);
@@ -159,6 +160,21 @@ impl ServerContext {
     /// Returns whether the loop has served and makes no turns.
     fn is_stalled(&self) -> bool {
         self.handle.silence().is_some_and(|silence| silence > STALLED_AFTER)
+    }
+
+    /// Returns why no round of ReadIndex was confirmed within the last second, if none was; waits for `limit` at most.
+    pub(crate) async fn probe_read_index(&self, limit: Duration) -> Result<(), Refusal> {
+        self.handle.probe_read_index(limit).await
+    }
+
+    /// Notes that the node has been asked to stop, and serves requests for a while yet.
+    pub(crate) fn begin_drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has been asked to stop.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
     }
 
     /// Ends all waiting for the loop, since the process is about to end: each waiting request is answered with what is known.

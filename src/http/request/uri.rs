@@ -37,8 +37,43 @@ pub(crate) fn parameters<const N: usize>(
     names: [&'static str; N],
 ) -> Result<[Option<String>; N], Problem> {
     let mut values = [const { None }; N];
+    each(
+        query,
+        names,
+        |index, value| {
+            if values[index].replace(value).is_some() { Err(repeats(names[index])) } else { Ok(()) }
+        },
+    )?;
+    Ok(values)
+}
+
+/// As [`parameters`], where each may be given any number of times.
+pub(crate) fn repeated<const N: usize>(query: &str, names: [&'static str; N]) -> Result<[Vec<String>; N], Problem> {
+    let mut values = [const { Vec::new() }; N];
+    each(query, names, |index, value| {
+        values[index].push(value);
+        Ok(())
+    })?;
+    Ok(values)
+}
+
+/// Returns the value of a parameter that may be given only once.
+pub(crate) fn single(name: &str, mut values: Vec<String>) -> Result<Option<String>, Problem> {
+    if values.len() > 1 { Err(repeats(name)) } else { Ok(values.pop()) }
+}
+
+fn repeats(name: &str) -> Problem {
+    Problem::query(format!("query parameter `{name}` is given more than once"))
+}
+
+/// Takes each parameter of a raw query: its place among `names`, and its value.
+fn each<const N: usize>(
+    query: &str,
+    names: [&'static str; N],
+    mut take: impl FnMut(usize, String) -> Result<(), Problem>,
+) -> Result<(), Problem> {
     if query.is_empty() {
-        return Ok(values);
+        return Ok(());
     }
     // Names are compared after decoding: `%74imeout=1s&timeout=2s` gives one parameter twice. An empty part, as in `a=1&&b=2`,
     // is the parameter with the empty name, which no route knows.
@@ -53,11 +88,9 @@ pub(crate) fn parameters<const N: usize>(
             )));
         };
         let value = form_decoded(value).map_err(|why| Problem::query(format!("query parameter `{name}` {why}")))?;
-        if values[index].replace(value).is_some() {
-            return Err(Problem::query(format!("query parameter `{name}` is given more than once")));
-        }
+        take(index, value)?;
     }
-    Ok(values)
+    Ok(())
 }
 
 /// Returns the deadline of a request that arrived at `arrived`: after its `timeout`, or after `default`.

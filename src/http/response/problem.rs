@@ -324,14 +324,6 @@ impl Problem {
         Self::local(StatusCode::SERVICE_UNAVAILABLE, "stalled", "Stalled", detail).by_consensus(Outcome::Unknown)
     }
 
-    /// Returns the problem of `/readyz`, with the reason as code and detail.
-    pub(crate) fn not_ready(refusal: Refusal) -> Self {
-        let mut problem = Self::from(refusal);
-        // On other routes `removed` is 410. A probe asks only whether the node is ready, so every reason has one status here.
-        problem.0.status = StatusCode::SERVICE_UNAVAILABLE;
-        problem
-    }
-
     /// Returns the problem of a reply of the wrong type.
     pub(crate) fn internal() -> Self {
         let detail = "the node's loop returned a reply of the wrong type; this is a bug";

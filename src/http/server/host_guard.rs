@@ -130,7 +130,7 @@ fn comes_by_itself(request: &Parts, certificate: &ClientCertificate) -> bool {
 
 /// Whether load balancers and orchestrators ask for this path.
 pub(crate) fn is_probe(path: &str) -> bool {
-    PROBES.contains(&path.strip_suffix('/').unwrap_or(path))
+    PROBES.contains(&path.strip_suffix('/').unwrap_or(path)) || path.starts_with("/readyz/")
 }
 
 /// The host in `host` or `host:port`, as [`HostGuard`] compares it; None where it is none.

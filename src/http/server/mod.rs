@@ -78,7 +78,7 @@ pub(crate) const METRICS_CONNECTIONS: usize = 32;
 pub(crate) enum PortKind {
     /// Every route.
     Clients,
-    /// Figures and probes alone, without TLS.
+    /// Figures, probes and version alone, without TLS.
     Metrics,
 }
 
@@ -93,8 +93,10 @@ impl PortKind {
 
     /// Whether it serves this path.
     pub(crate) fn serves(self, path: &str) -> bool {
-        let path = path.strip_suffix('/').unwrap_or(path);
-        self == Self::Clients || [metrics::PATH, "/livez", "/readyz"].contains(&path)
+        let exact = path.strip_suffix('/').unwrap_or(path);
+        self == Self::Clients
+            || [metrics::PATH, "/livez", "/readyz", "/version"].contains(&exact)
+            || path.starts_with("/readyz/")
     }
 }
 

@@ -108,8 +108,10 @@ async fn the_port_for_figures_serves_probes_and_nothing_else() {
     let server = crate::http::start_metrics(listener, &node.server.control(), log).unwrap();
     let port = Node { address, server };
     node.ask("PUT", "/store/a", "1").await;
-    for path in ["/metrics", "/livez", "/readyz", "/metrics/"] {
+    for path in ["/metrics", "/livez", "/readyz", "/readyz/leader", "/version", "/metrics/", "/version/"] {
         assert_eq!(port.ask("GET", path, "").await.status, 200, "{path}");
+        let head = port.ask("HEAD", path, "").await;
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
     }
     for (method, path) in [
         ("GET", "/store/a"),

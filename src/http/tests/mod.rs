@@ -17,6 +17,7 @@ mod limits;
 mod list_and_txn;
 mod metrics;
 mod node_events;
+mod probes;
 mod refused_connections;
 mod store;
 mod tls_port;
@@ -33,7 +34,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Budgets, HttpTls, Options, RequestLimiter, Server, TrustedProxies, start};
-use crate::consensus::{Bounds, Consistency, Handle, Input, Names, ReadGrant, Reply, channel};
+use crate::consensus::{Bounds, Consistency, Handle, Input, Names, ReadGrant, Readiness, Reply, channel};
 use crate::model::test_store::Map;
 use crate::model::{Answer, Code, CommandResult, Item, Leader, MemberStatus, Refusal, Request, Role, State, Status};
 use crate::storage::{ReadPoint, StateReader};
@@ -73,6 +74,8 @@ pub(super) fn options() -> Options {
         trusted_proxies: Arc::default(),
         audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
         reloads: tokio::sync::mpsc::channel(1).0,
+        wire_versions: 2..=2,
+        formats: &[("journal", 1)],
     }
 }
 

@@ -52,7 +52,7 @@ impl Verb {
 }
 
 /// The routes: template, methods.
-pub const ROUTES: [(&str, &[Verb]); 20] = {
+pub const ROUTES: [(&str, &[Verb]); 22] = {
     use Verb::{Delete, Get, Post, Put};
     [
         ("/store/{key}", &[Get, Put, Delete]),
@@ -73,6 +73,8 @@ pub const ROUTES: [(&str, &[Verb]); 20] = {
         ("/raft/snapshot", &[Post]),
         ("/admin/reload", &[Post]),
         ("/openapi.json", &[Get]),
+        ("/version", &[Get]),
+        ("/readyz/{check}", &[Get]),
         ("/events", &[Get]),
         ("other", &[]),
     ]
@@ -132,7 +134,9 @@ impl Target {
             ("raft", "snapshot") => 15,
             ("admin", "reload") => 16,
             ("openapi.json", "") => 17,
-            ("events", "") => 18,
+            ("version", "") => 18,
+            ("readyz", _) => 19,
+            ("events", "") => 20,
             _ => OTHER,
         };
         let verb = Verb::of(method);

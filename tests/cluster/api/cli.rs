@@ -276,12 +276,12 @@ fn join_remove_and_transfer_change_members_and_leader() {
         let said = outside.run(&["members"]);
         check(said.code == Some(1) && said.err.contains("belongs to no cluster"), said.err)
     });
-    let seen = shell.run(&["status", "--json"]).exits(0).text();
-    for line in seen.lines() {
-        let status: Value = serde_json::from_str(line).expect("JSON");
-        assert_eq!((&status["ready"], &status["stats"]["num_peers"]), (&json!(true), &json!("1")), "{line}");
+    let seen = shell.run(&["status", "--json"]).json();
+    assert_eq!((&seen["ready"], seen["nodes"].as_array().map(Vec::len)), (&json!(true), Some(2)), "{seen}");
+    for node in seen["nodes"].as_array().into_iter().flatten() {
+        assert_eq!((&node["ready"], &node["stats"]["num_peers"]), (&json!(true), &json!("1")), "{node}");
+        assert!(node["error"].is_null() && node["checks"].as_array().is_some_and(|checks| checks.len() == 6), "{node}");
     }
-    assert_eq!(seen.lines().count(), 2);
 }
 
 fn wrong_flags_are_one_line_and_exit_code_2() {

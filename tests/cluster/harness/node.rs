@@ -193,6 +193,11 @@ impl Node {
         self.await_exit(secs(15))
     }
 
+    /// SIGTERM, without waiting for the exit.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// SIGHUP: the node reads its settings, certificates and tokens again, and goes on.
     pub fn sighup(&self) {
         self.signal(Signal::HUP);

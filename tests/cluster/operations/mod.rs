@@ -9,6 +9,7 @@ mod node_events;
 mod probes;
 mod prometheus;
 mod rate_limit;
+mod readiness;
 mod reload;
 mod settings;
 mod stats;
@@ -25,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         stats::cases(),
         status::cases(),
         probes::cases(),
+        readiness::cases(),
         metrics::cases(),
         alerts::cases(),
         prometheus::cases(),

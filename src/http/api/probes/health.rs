@@ -4,13 +4,13 @@
 //!
 //! Invariants: it never waits for another node. Where the node wants a token, a client without one gets the status alone.
 //!
-//! See also: [`super::probes`] (`/readyz`: whether the node takes requests; `not_ready` here gives the same reason).
+//! See also: [`super::readyz`] (whether the node takes requests; `not_ready` here gives the first reason why it does not).
 
 use serde::Serialize;
 use warp::reply::Response;
 
-use super::deadline;
-use super::probes::NotReady;
+use super::NotReady;
+use crate::http::api::deadline;
 use crate::http::request::handler_context::RequestContext;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
