@@ -29,6 +29,7 @@ mod failure;
 mod http_client;
 mod node_client;
 mod node_stats;
+mod overview;
 mod retry;
 mod watch;
 
@@ -39,6 +40,7 @@ pub use events::{Event, EventKind};
 pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
 pub use node_stats::{DiskStats, MemberStats, NodeStats, NotReady};
+pub use overview::{ClusterOverview, LoadPoint, MemberOverview, NodeLoad, ReasonOverview, TransferOverview};
 pub use watch::{Scope, Watch};
 
 pub use crate::model::{Leader, Outcome};

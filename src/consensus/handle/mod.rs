@@ -9,6 +9,7 @@
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
+mod member_reports;
 mod monotonic_clock;
 mod node_state;
 mod page_readers;
@@ -29,6 +30,7 @@ use crate::model::{
 };
 use crate::storage;
 use crate::telemetry::metrics::{Metrics, NodeState};
+pub use member_reports::{AskedMembers, MemberReports};
 pub use monotonic_clock::Clock;
 pub use node_state::Names;
 use node_state::Published;

@@ -175,11 +175,11 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics has figures of the process; /health
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics and /load have figures of the process; /health
         // asks the loop like other routes.
         let path = parts.uri.path();
-        let needs_loop =
-            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH };
+        let is_of_process = || [metrics::PATH, metrics::load::PATH].contains(&path.trim_end_matches('/'));
+        let needs_loop = if is_probe { path.starts_with("/health") } else { !is_of_process() };
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

@@ -4,6 +4,7 @@ mod audit;
 mod certs;
 mod launch;
 mod metrics;
+mod overview;
 mod probes;
 mod rate_limit;
 mod reload;
@@ -23,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         status::cases(),
         probes::cases(),
         metrics::cases(),
+        overview::cases(),
         reload::cases(),
         audit::cases(),
         certs::cases(),
