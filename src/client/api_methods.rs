@@ -351,7 +351,7 @@ fn none_if_not_found(response: Result<ApiResponse, Failure>) -> Result<Option<Ap
     }
 }
 
-fn parse_data<T: DeserializeOwned>(kind: RequestKind, response: &ApiResponse) -> Result<T, Failure> {
+pub(super) fn parse_data<T: DeserializeOwned>(kind: RequestKind, response: &ApiResponse) -> Result<T, Failure> {
     Ok(parse_body::<Success<T>>(kind, response)?.data)
 }
 

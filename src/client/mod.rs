@@ -30,6 +30,7 @@ mod http_client;
 mod node_client;
 mod node_readiness;
 mod node_stats;
+mod overview;
 mod retry;
 mod watch;
 
@@ -41,6 +42,7 @@ pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
 pub use node_readiness::{Readiness, ReadinessCheck};
 pub use node_stats::{DiskStats, MemberStats, NodeStats, NotReady};
+pub use overview::{ClusterOverview, LoadPoint, MemberOverview, NodeLoad, ReasonOverview, TransferOverview};
 pub use watch::{Scope, Watch};
 
 pub use crate::model::{Leader, Outcome};

@@ -44,7 +44,9 @@ mod thread;
 
 pub use core::background_jobs::{Background, MeasuredStep};
 pub use driver::Driver;
-pub use handle::{Clock, Handle, Inbox, Names, READ_INDEX_ROUND, Readiness, WritePermit, channel};
+pub use handle::{
+    AskedMembers, Clock, Handle, Inbox, MemberReports, Names, READ_INDEX_ROUND, Readiness, WritePermit, channel,
+};
 pub use input::{Bounds, Consistency, Fetched, Hop, Input, InstallError, Listed, ReadGrant, Reply};
 pub use options::Options;
 pub use outbox::Outbox;

@@ -87,6 +87,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
     use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
     let raft = warp::path("raft");
     let admin = warp::path("admin");
+    let of_cluster = warp::path("cluster");
     let known = first_match!(
         exact(warp::path("txn"), (KeysInBody, Member), txn::handle),
         below("touch", (KeyInPath, Member), touch::handle),
@@ -97,6 +98,8 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("version"), (Open, AnyNode), version::version),
         exact(warp::path("metrics"), (Rule::Metrics, AnyNode), metrics::metrics),
         exact(warp::path("events"), (Rule::Metrics, Events), node_events::handle),
+        exact(warp::path("load"), (Rule::Metrics, AnyNode), metrics::load::load),
+        exact(of_cluster.and(warp::path("overview")), (Rule::Metrics, AnyNode), metrics::overview::overview),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
         exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
         exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),

@@ -53,6 +53,9 @@ pub use node_name_and_address::{
     is_unspecified,
 };
 pub use peer::claim_probe::{Probe, ProbeReply, Recorded, StateDigest};
+pub use peer::node_report::{
+    Asked, AskedMember, LeaderReport, NodeReport, REPORTED_MEMBERS, ReportedRole, TransferReport,
+};
 pub use peer::{Answer, JoinAccepted, JoinOffer, NodeKind, PeerTable, Request, WhoAmI};
 pub use refusal::{Code, Leader, Outcome, Refusal};
 pub use status::{MemberStatus, PreviousStatus, State, Status, Voters};

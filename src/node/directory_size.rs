@@ -1,4 +1,4 @@
-//! The size of the data directory, measured now and then for the figures.
+//! The size of the data directory and of its file system, measured now and then for the figures.
 //!
 //! Why: a scrape must not wait for a disk that stalls, so it shows what was measured last.
 
@@ -16,8 +16,10 @@ pub(super) async fn measure(directory: PathBuf, metrics: Arc<Metrics>) {
     loop {
         let path = directory.clone();
         // What is not known now keeps the last figure.
-        if let Ok(bytes) = tokio::task::spawn_blocking(move || bytes_below(&path)).await {
+        if let Ok((bytes, disk)) = tokio::task::spawn_blocking(move || (bytes_below(&path), bytes_of_disk(&path))).await
+        {
             metrics.directory_bytes.set(bytes);
+            metrics.disk_total_bytes.set(disk.unwrap_or(metrics.disk_total_bytes.get()));
         }
         tokio::time::sleep(EVERY).await;
     }
@@ -32,6 +34,12 @@ fn bytes_below(folder: &Path) -> u64 {
         Err(_) => 0,
     });
     sizes.sum()
+}
+
+/// The bytes of the file system of a folder; None where the system does not report them.
+fn bytes_of_disk(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_blocks.saturating_mul(found.f_frsize))
 }
 
 #[cfg(test)]

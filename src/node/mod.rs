@@ -353,6 +353,7 @@ impl Node {
         };
         bound.background.spawn(memory::purge_freed());
         let metrics = Arc::clone(handle.metrics());
+        bound.background.spawn(Arc::clone(&metrics).keep_load_history());
         bound.background.spawn(directory_size::measure(config.raft.vol_dir.clone(), metrics));
         let (server, metrics_server, background) = (bound.server, bound.metrics_server, bound.background);
         Ok(Self { server, metrics_server, transport, handle, forming, background, ended: running.ended })

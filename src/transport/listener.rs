@@ -71,6 +71,11 @@ pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound:
     }
 }
 
+/// Whether connections for this are those of members, which identify themselves by their boot history.
+fn is_of_members(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::Peer | Purpose::Snapshot | Purpose::Report)
+}
+
 /// An inbound connection.
 struct Inbound {
     registry: Arc<Registry>,
@@ -99,6 +104,7 @@ impl Inbound {
             Purpose::JoinOffer => rpc::answer_join_offer(registry, &who, peer.certified.as_deref(), stream).await,
             Purpose::Probe => rpc::answer_probe(registry, &who, stream).await,
             Purpose::JoinRequest => rpc::answer_join_request(registry, &who, peer.certified.as_deref(), stream).await,
+            Purpose::Report => rpc::member_reports::answer(registry, stream).await,
         }
     }
 
@@ -144,7 +150,7 @@ impl Inbound {
         let (peer, admitted) = self.admit(hello, identity).await;
         let hello = &peer.hello;
         let verdict = admitted.map(|()| {
-            let is_rpc = !matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot);
+            let is_rpc = !is_of_members(hello.purpose);
             let table = self.registry.table();
             let of = |field: fn(&PeerTable) -> u64| table.as_deref().map_or(0, field);
             Welcome {
@@ -165,7 +171,7 @@ impl Inbound {
         let bytes = [&preamble(WIRE_VERSION)[..], &Frame::Verdict(reported).encode().ok()?].concat();
         match verdict {
             Ok(welcome) => {
-                if matches!(hello.purpose, Purpose::Peer | Purpose::Snapshot) {
+                if is_of_members(hello.purpose) {
                     self.log_eviction(
                         slot.assign(hello.from, hello.purpose, |raft_id| self.registry.is_listed(raft_id)),
                     );
@@ -223,8 +229,8 @@ impl Inbound {
         Some(hello)
     }
 
-    /// Decides whether the peer is admitted. Only peers and snapshot streams are checked against the table; rpcs come from nodes
-    /// outside of it. What a certificate names is checked for all.
+    /// Decides whether the peer is admitted. Peers, snapshot streams and questions for reports are checked against the table; other rpcs
+    /// come from nodes outside of it. What a certificate names is checked for all.
     async fn admit(
         &self,
         hello: Hello,
@@ -243,6 +249,10 @@ impl Inbound {
         let peer = InboundPeer { hello, certified };
         let admitted = match peer.hello.purpose {
             Purpose::Peer | Purpose::Snapshot => self.registry.admit(&peer).await,
+            Purpose::Report => match self.registry.admit(&peer).await {
+                Ok(()) if !self.registry.may_ask(peer.hello.from) => Err(Denial::Unlisted),
+                admitted => admitted,
+            },
             Purpose::Identify | Purpose::JoinOffer | Purpose::Probe | Purpose::JoinRequest => {
                 self.registry.authenticate(&peer)
             }

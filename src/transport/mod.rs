@@ -6,7 +6,7 @@
 //! ```text
 //!   consensus loop --PeerOutbox--> queue per member --DialerLink--> TCP --> acceptor of the peer --> its loop
 //!                 <-------------------- replies, pongs ------------------------'
-//!   listener --> handshake --> acceptor (peer) | snapshot_stream | rpc (identify, join offer, probe)
+//!   listener --> handshake --> acceptor (peer) | snapshot_stream | rpc (identify, join offer, probe, report)
 //! ```
 //!
 //! One TCP connection leads from each member to each other. It carries raft messages and forwarded requests, those that must be
@@ -97,6 +97,7 @@ pub fn start(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let registry = Arc::new(Registry::new(handle, peers, &options, log));
     registry.spawn(listener::accept(listener, Arc::clone(&registry), options.max_inbound));
+    registry.handle.set_member_reports(Arc::new(rpc::member_reports::Questions::new(&registry)));
     let outbox = outbox::PeerOutbox::new(Arc::clone(&registry));
     Ok((Transport { registry }, Box::new(outbox)))
 }

@@ -304,6 +304,16 @@ impl Registry {
         self.connections().contains_key(&(raft_id, boot_id))
     }
 
+    /// Whether there is a connection to the peer, opened by either node.
+    pub fn has_connection(&self, raft_id: u64) -> bool {
+        self.connections().keys().any(|(connected, _)| *connected == raft_id)
+    }
+
+    /// Whether a peer may ask for the report of this node: a member, or any admitted node while this one has no table yet.
+    pub fn may_ask(&self, raft_id: u64) -> bool {
+        self.table().is_some_and(|table| table.joining || table.lists(raft_id))
+    }
+
     fn connections(&self) -> MutexGuard<'_, HashMap<(u64, BootId), usize>> {
         self.connected.lock().expect("no panic while the lock is held")
     }

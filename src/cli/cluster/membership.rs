@@ -7,6 +7,7 @@
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::json;
 
+use super::join_progress::with_progress;
 use crate::cli::common;
 use crate::cli::exit::{ExitError, print_error};
 use crate::client::MembershipChange;
@@ -47,7 +48,10 @@ pub(crate) fn transfer_command() -> Command {
 pub(crate) fn join(matches: &ArgMatches) -> u8 {
     let (name, address) = (text(matches, NAME), text(matches, ADDRESS));
     let force = matches.get_flag(FORCE);
-    common::run(matches, |client| async move { print_change(matches, client.join(&name, &address, force).await?) })
+    common::run(matches, |client| async move {
+        let joining = client.join(&name, &address, force);
+        print_change(matches, with_progress(&client, &name, joining).await?)
+    })
 }
 
 /// Removes a member and returns the exit code.

@@ -149,20 +149,35 @@ impl Driver {
         let state_machine = &self.core.state_machine;
         let members: Vec<_> = state_machine.members().iter().map(|member| self.member_status(member)).collect();
         let voters = Voters::among(&members);
-        let is_learner = members.iter().any(|member| member.raft_id == me && member.role == Role::Learner);
+        let own = members.iter().find(|member| member.raft_id == me);
+        let is_learner = own.is_some_and(|member| member.role == Role::Learner);
+        let options = &self.core.options;
+        let raft_address = own.map_or(&options.raft_address, |member| &member.raft_address).clone();
+        let http_address = own.map_or(&options.http_address, |member| &member.http_address).clone();
         let last_index = raft.raft_log.last_index();
         let space = self.core.free_space();
         let peers = members.into_iter().filter(|member| member.raft_id != me).map(|member| PeerState {
             name: member.node_id,
+            raft_id: member.raft_id,
+            is_learner: member.role == Role::Learner,
+            raft_address: member.raft_address,
+            http_address: member.http_address,
+            free_bytes: member.disk.map(|space| space.free_bytes),
+            is_disk_nearly_full: member.disk.is_some_and(|space| space.is_nearly_full()),
             match_index: member.match_index,
             lag_entries: member.match_index.map(|matched| last_index.saturating_sub(matched)),
         });
         NodeState {
             cluster_id: self.core.data_dir.identity().cluster_id,
             node: self.core.my_name(),
+            raft_id: me,
+            is_member: self.core.phase == Phase::Member,
+            raft_address,
+            http_address,
             has_leader: self.core.phase == Phase::Member && raft.leader_id != 0,
             is_leader: leads,
             is_learner,
+            is_candidate: self.core.phase == Phase::Member && state(raft.state) == State::Candidate,
             leader_changes: self.leader_changes,
             term: raft.term,
             last_index,
@@ -177,6 +192,7 @@ impl Driver {
             ttl_keys: state_machine.ttl_keys(),
             free_bytes: space.map(|space| space.free_bytes),
             reserve_bytes: space.map(|space| space.reserve_bytes),
+            is_disk_nearly_full: self.core.own_space().is_some_and(|space| space.is_nearly_full()),
             pending: self.proposals.len() as u64,
             wal_write_bytes: self.core.wal_write_bytes(),
             ttl_expired: self.ttl_expired,

@@ -9,6 +9,7 @@
 //!
 //! See also: what happens to an input (`consensus::driver`).
 
+mod member_reports;
 mod monotonic_clock;
 mod node_state;
 mod page_readers;
@@ -31,6 +32,7 @@ use crate::model::{
 use crate::storage;
 use crate::telemetry::metrics::{Metrics, NodeState};
 use crate::telemetry::node_events::NodeEvents;
+pub use member_reports::{AskedMembers, MemberReports};
 pub use monotonic_clock::Clock;
 use node_state::Published;
 pub use node_state::{Names, Readiness};

@@ -5,12 +5,13 @@
 //! once a turn where something has changed, and read without the loop.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::member_reports::MemberReports;
 use crate::consensus::input::ReadGrant;
 use crate::model::Refusal;
 use crate::telemetry::metrics::Metrics;
@@ -69,6 +70,8 @@ struct Shared {
     state: ArcSwapOption<ReadGrant>,
     metrics: Arc<Metrics>,
     events: Arc<NodeEvents>,
+    /// What asks the other members.
+    member_reports: OnceLock<Arc<dyn MemberReports>>,
 }
 
 impl Default for Shared {
@@ -81,6 +84,7 @@ impl Default for Shared {
             state: ArcSwapOption::default(),
             metrics: Arc::default(),
             events: Arc::default(),
+            member_reports: OnceLock::new(),
         }
     }
 }
@@ -130,6 +134,21 @@ impl Published {
     pub fn age(&self) -> Option<Duration> {
         let turned = self.0.turned.load(Ordering::Relaxed);
         (turned > 0).then(|| Duration::from_nanos(self.0.nanos().saturating_sub(turned)))
+    }
+
+    /// Sets what asks the other members; only the first one counts.
+    pub fn set_member_reports(&self, reports: Arc<dyn MemberReports>) {
+        drop(self.0.member_reports.set(reports));
+    }
+
+    /// What asks the other members.
+    pub fn member_reports(&self) -> Option<&Arc<dyn MemberReports>> {
+        self.0.member_reports.get()
+    }
+
+    /// How long ago this was created, at the start of the process.
+    pub fn uptime(&self) -> Duration {
+        self.0.created.elapsed()
     }
 
     /// Whether the loop serves.

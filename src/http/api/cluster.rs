@@ -137,7 +137,9 @@ pub(crate) async fn stats(request: RequestContext) -> Result<Response, Problem> 
     let last_reload = request.context.last_reload.load_full();
     let reload = last_reload.map(|reload| ReloadStats::of(&reload, request.caller.is_admin()));
     Ok(success::json(&ChangeBody {
-        data: Some(Stats::new(&status, options, reload)),
+        data: Some(
+            Stats::new(&status, options, reload).with_transfers(&request.context.metrics().transfers.progress()),
+        ),
         message: "Here is the raft status".to_owned(),
         warning: None,
         dropped: None,

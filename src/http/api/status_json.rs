@@ -13,6 +13,7 @@ use super::probes::NotReady;
 use super::security_stats::{ReloadStats, TlsStats, TokenStats};
 use crate::http::options::Options;
 use crate::model::{DiskSpace, Leader, MemberStatus, PreviousStatus, Role, State, Status, Voters};
+use crate::telemetry::metrics::TransferProgress;
 
 /// The `data` of `/raft/stats`.
 #[derive(Serialize)]
@@ -133,6 +134,16 @@ struct MemberRow<'a> {
     progress: Option<Progress>,
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<Disk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<Transfer>,
+}
+
+/// A snapshot that this node sends to a member.
+#[derive(Serialize)]
+struct Transfer {
+    bytes: u64,
+    total_bytes: u64,
+    bytes_per_second: u64,
 }
 
 /// The free disk space of a member.
@@ -220,6 +231,16 @@ impl<'a> Stats<'a> {
             reload,
         }
     }
+
+    /// Adds how far the snapshots are that the node sends now.
+    pub(crate) fn with_transfers(mut self, transfers: &[TransferProgress]) -> Self {
+        for TransferProgress { to, bytes, total_bytes, bytes_per_second } in transfers.iter().copied() {
+            if let Some(row) = self.members.iter_mut().find(|row| row.raft_id == to) {
+                row.snapshot = Some(Transfer { bytes, total_bytes, bytes_per_second });
+            }
+        }
+        self
+    }
 }
 
 fn member_row(member: &MemberStatus, is_leader: bool) -> MemberRow<'_> {
@@ -234,6 +255,7 @@ fn member_row(member: &MemberStatus, is_leader: bool) -> MemberRow<'_> {
         progress: is_leader
             .then_some(Progress { match_index: member.match_index, last_contact_ms: member.last_contact_ms }),
         disk: member.disk.map(Disk::from),
+        snapshot: None,
     }
 }
 
@@ -322,6 +344,17 @@ mod tests {
         ] {
             assert_eq!(stats[key], json!(value), "{key}");
         }
+    }
+
+    #[test]
+    fn a_member_that_is_sent_a_snapshot_has_its_progress() {
+        let (status, options) = (status(), options());
+        let transfer = TransferProgress { to: 12, bytes: 1, total_bytes: 2, bytes_per_second: 3 };
+        let unknown = TransferProgress { to: 99, ..transfer };
+        let stats = Stats::new(&status, &options, None).with_transfers(&[transfer, unknown]);
+        let members = serde_json::to_value(stats).unwrap()["members"].take();
+        assert_eq!(members[1]["snapshot"], json!({"bytes": 1, "total_bytes": 2, "bytes_per_second": 3}));
+        assert!(members[0].get("snapshot").is_none(), "{members}");
     }
 
     #[test]

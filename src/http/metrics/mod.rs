@@ -1,13 +1,18 @@
-//! `GET /metrics`: the figures of the node for Prometheus.
+//! `GET /metrics`: the figures of the node for Prometheus. `GET /load` and `GET /cluster/overview` have files of their own.
 //!
 //! Invariants: it neither waits for the consensus loop nor for the disk, so it answers while either stalls, while the node starts, and on a node
 //! outside of a cluster.
 //!
 //! See also: what is counted ([`crate::telemetry::metrics`]), `docs/monitoring.md`.
 
+pub(super) mod load;
+pub(super) mod overview;
+mod tolerance;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use warp::reply::Response;
 
@@ -19,6 +24,13 @@ use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
 use crate::telemetry::metrics::{AccessState, Failure, Format, Proposals, ServerState};
 use crate::trust::credentials::CredentialStore;
 use crate::trust::peer_tls::PeerTls;
+
+/// The body of an overview or a load: its fields keep their order.
+#[derive(Serialize)]
+struct Shown<T> {
+    data: T,
+    message: &'static str,
+}
 
 /// The path.
 pub(super) const PATH: &str = "/metrics";

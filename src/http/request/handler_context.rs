@@ -62,7 +62,8 @@ pub(crate) struct ServerContext {
     present: ArcSwap<Present>,
     /// The latest reload of the settings; None before the first.
     pub(crate) last_reload: ArcSwapOption<LastReload>,
-    pub(super) handle: Handle,
+    /// The consensus loop.
+    pub(crate) handle: Handle,
     bodies: Arc<Budget>,
     answers: Arc<Budget>,
     transactions: Arc<Budget>,

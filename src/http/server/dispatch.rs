@@ -176,10 +176,11 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting, /version is the same in any state, and /metrics and
-        // /events are of the process; /health asks the loop like other routes.
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, /version is the same in any state, and /metrics,
+        // /events and /load are of the process; /health asks the loop like other routes.
         let path = parts.uri.path();
-        let needs_loop = !PortKind::Metrics.serves(path) && path.trim_end_matches('/') != node_events::PATH;
+        let is_of_process = [node_events::PATH, metrics::load::PATH].contains(&path.trim_end_matches('/'));
+        let needs_loop = !PortKind::Metrics.serves(path) && !is_of_process;
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

@@ -32,6 +32,25 @@ async fn figures_are_served_while_the_node_reads_its_directory() {
     node.ask("GET", "/raft/stats", "").await.is_problem(503, "starting");
     let answer = node.ask("GET", "/metrics", "").await;
     assert!(answer.status == 200 && answer.body.contains("\nhuskv_raft_term 0\n"), "{answer:?}");
+    let load = node.ask("GET", "/load?seconds=5", "").await;
+    assert_eq!((load.status, load.json()["data"]["points"].as_array().map(Vec::len)), (200, Some(0)));
+    node.ask("GET", "/cluster/overview", "").await.is_problem(503, "starting");
+}
+
+#[tokio::test]
+async fn an_overview_needs_no_answer_of_the_loop_and_no_cluster() {
+    let joining = silent(Names { node: "node1".into(), in_no_cluster: true, ..Names::default() });
+    let answer = joining.ask("GET", "/cluster/overview", "").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.starts_with(r#"{"data":{"cluster_id":null,"asked":"node1","leader":null,"#), "{answer:?}");
+    assert_eq!(answer.json()["data"]["members"][0]["name"], "node1");
+    for path in ["/cluster/overview", "/load"] {
+        let head = joining.ask("HEAD", path, "").await;
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+        joining.ask("POST", path, "").await.is_problem(405, "method_not_allowed");
+        joining.ask("GET", &format!("{path}?name=x"), "").await.is_problem(400, "bad_query");
+    }
+    joining.ask("GET", "/load?seconds=0", "").await.is_problem(400, "bad_query");
 }
 
 #[tokio::test]

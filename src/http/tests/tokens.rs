@@ -120,6 +120,8 @@ const OPERATIONS: &[(&str, &str, &str, &str, Allowed)] = &[
     ("get", "/version", "/version", "", Allowed::Open),
     ("get", "/metrics", "/metrics", "", Allowed::Admin),
     ("get", "/events", "/events", "", Allowed::Admin),
+    ("get", "/load", "/load?seconds=5", "", Allowed::Admin),
+    ("get", "/cluster/overview", "/cluster/overview", "", Allowed::Admin),
     ("get", "/raft/stats", "/raft/stats", "", Allowed::Outline),
     ("post", "/raft/join", "/raft/join", r#"{"node_id":"n","raft_address":"localhost:1"}"#, Allowed::Admin),
     ("post", "/raft/remove", "/raft/remove", r#"{"node_id":"n"}"#, Allowed::Admin),
@@ -430,9 +432,10 @@ async fn any_host_will_do_where_tokens_are_and_origins_are_checked_still() {
 async fn figures_are_for_their_own_token_which_opens_no_key() {
     let secure = SecureNode::start();
     let scraper = Some(secure.scraper.as_str());
-    for secret in [scraper, Some(&secure.admin)] {
-        assert_eq!(secure.ask(secret, "GET", "/metrics", "").await.status, 200);
-        assert_eq!(secure.ask(secret, "GET", "/events", "").await.status, 200);
+    for path in ["/metrics", "/events", "/load", "/cluster/overview"] {
+        for secret in [scraper, Some(&secure.admin)] {
+            assert_eq!(secure.ask(secret, "GET", path, "").await.status, 200, "{path}");
+        }
     }
     let denied = secure.ask(Some(&secure.reader), "GET", "/metrics", "").await.is_problem(403, "forbidden");
     assert_eq!(denied["detail"], "token \"reader\" needs metrics");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::counters::{Counter, Gauge};
 use super::exposition::Exposition;
 use super::histogram::Histogram;
+use crate::telemetry::load::Buckets;
 
 /// A method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Verb {
 }
 
 /// The routes: template, methods.
-pub const ROUTES: [(&str, &[Verb]); 22] = {
+pub const ROUTES: [(&str, &[Verb]); 24] = {
     use Verb::{Delete, Get, Post, Put};
     [
         ("/store/{key}", &[Get, Put, Delete]),
@@ -76,6 +77,8 @@ pub const ROUTES: [(&str, &[Verb]); 22] = {
         ("/version", &[Get]),
         ("/readyz/{check}", &[Get]),
         ("/events", &[Get]),
+        ("/cluster/overview", &[Get]),
+        ("/load", &[Get]),
         ("other", &[]),
     ]
 };
@@ -96,6 +99,12 @@ const TIMED: [(usize, Verb); 7] = [
     (2, Verb::Post),
     (3, Verb::Post),
 ];
+
+/// Which of these write keys.
+const PUTS: &[usize] = &[1, 2, 4, 5, 6];
+
+/// Which of these read keys.
+const GETS: &[usize] = &[0, 3];
 
 /// The place of watches, whose answers have no end.
 const WATCH: usize = 4;
@@ -137,6 +146,8 @@ impl Target {
             ("version", "") => 18,
             ("readyz", _) => 19,
             ("events", "") => 20,
+            ("cluster", "overview") => 21,
+            ("load", "") => 22,
             _ => OTHER,
         };
         let verb = Verb::of(method);
@@ -245,6 +256,16 @@ impl Http {
     /// Counts a request, or a connection, that there was no room for.
     pub fn overloaded(&self, why: Overload) {
         self.overloaded[why as usize].inc();
+    }
+
+    /// Returns the durations of requests that write keys, and of those that read keys.
+    pub(super) fn puts_and_gets(&self) -> (Buckets, Buckets) {
+        let all = |places: &[usize]| {
+            let each = places.iter().map(|place| self.durations[*place].read().2);
+            // All have the same bounds.
+            each.reduce(|sum, next| sum.iter().zip(next).map(|((bound, one), (_, two))| (*bound, one + two)).collect())
+        };
+        (all(PUTS).unwrap_or_default(), all(GETS).unwrap_or_default())
     }
 
     pub(super) fn write(&self, to: &mut Exposition<'_>) -> fmt::Result {

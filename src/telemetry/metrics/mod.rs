@@ -15,15 +15,18 @@ mod counters;
 mod exposition;
 mod histogram;
 mod http;
+mod load;
 mod network;
 mod node_state;
 mod process;
+mod transfers;
 
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::load::LoadHistory;
 pub use access::{Access, AccessState};
 pub use consensus::{Failure, Loop, Proposals, Reads, Snapshots};
 pub use counters::{Counter, Gauge, Seconds};
@@ -34,6 +37,7 @@ pub use http::{Http, InFlight, Overload, ROUTES, Target, Verb};
 pub use network::{Network, PeerFigures};
 pub use node_state::{NodeState, PeerState};
 use process::Process;
+pub use transfers::{TransferGuard, TransferProgress, Transfers};
 
 /// The commit that the program was built from, where the build says so.
 pub const COMMIT: &str = match option_env!("HUSKV_COMMIT") {
@@ -48,6 +52,8 @@ pub struct Metrics {
     pub node: ArcSwap<NodeState>,
     /// The bytes of the data directory's files, as last measured.
     pub directory_bytes: Gauge,
+    /// The bytes of the data directory's file system, as last measured; 0 where they are not known.
+    pub disk_total_bytes: Gauge,
     /// Writes of clients.
     pub proposals: Proposals,
     /// Reads of clients.
@@ -56,12 +62,16 @@ pub struct Metrics {
     pub turns: Loop,
     /// Checkpoints and snapshot streams.
     pub snapshots: Snapshots,
+    /// Snapshot streams that this node sends now.
+    pub transfers: Transfers,
     /// Connections to other nodes.
     pub network: Network,
     /// The HTTP server.
     pub http: Http,
     /// TLS, tokens, limits, reloads.
     pub access: Access,
+    /// The load of the last minutes.
+    pub load: LoadHistory,
     process: Process,
 }
 

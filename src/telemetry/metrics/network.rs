@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::counters::{Counter, Gauge};
+use super::counters::{Counter, Gauge, nanos};
 use super::exposition::{Exposition, Labels};
 use super::histogram::Histogram;
 
@@ -15,7 +16,9 @@ use super::histogram::Histogram;
 #[derive(Debug)]
 pub struct PeerFigures {
     /// From a ping to its pong, once a second.
-    pub round_trip: Histogram,
+    round_trip: Histogram,
+    /// The last of them in nanoseconds; 0 before the first.
+    last_round_trip: Gauge,
     /// Bytes sent, snapshots included, before TLS.
     pub sent_bytes: Counter,
     /// Bytes received, snapshots included, after TLS.
@@ -28,10 +31,25 @@ impl Default for PeerFigures {
     fn default() -> Self {
         Self {
             round_trip: Histogram::of_round_trips(),
+            last_round_trip: Gauge::default(),
             sent_bytes: Counter::default(),
             received_bytes: Counter::default(),
             sent_failures: Counter::default(),
         }
+    }
+}
+
+impl PeerFigures {
+    /// Counts a round trip.
+    pub fn answered(&self, round_trip: Duration) {
+        self.round_trip.observe(round_trip);
+        self.last_round_trip.set(nanos(round_trip).max(1));
+    }
+
+    /// Returns the last round trip; None before the first.
+    #[must_use]
+    pub fn last_round_trip(&self) -> Option<Duration> {
+        Some(self.last_round_trip.get()).filter(|nanos| *nanos > 0).map(Duration::from_nanos)
     }
 }
 

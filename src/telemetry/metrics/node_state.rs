@@ -13,12 +13,22 @@ pub struct NodeState {
     pub cluster_id: u64,
     /// The name of this node; empty before the first tick.
     pub node: String,
+    /// Its raft id.
+    pub raft_id: u64,
+    /// Whether it is a member of a cluster: not before it has joined one, and not after its removal.
+    pub is_member: bool,
+    /// The address at which its peers dial it.
+    pub raft_address: String,
+    /// The address at which its clients find it.
+    pub http_address: String,
     /// Whether a leader is known.
     pub has_leader: bool,
     /// Whether this node is it.
     pub is_leader: bool,
     /// Whether this node has no vote.
     pub is_learner: bool,
+    /// Whether it stands for election.
+    pub is_candidate: bool,
     /// How often a leader was found that is not the one before, since the start.
     pub leader_changes: u64,
     /// The present term.
@@ -47,6 +57,8 @@ pub struct NodeState {
     pub free_bytes: Option<u64>,
     /// The bytes of it that are reserved, where it is known; 0 for none.
     pub reserve_bytes: Option<u64>,
+    /// Whether that is less than its reserve.
+    pub is_disk_nearly_full: bool,
     /// Requests of clients and peers that wait on this node.
     pub pending: u64,
     /// Bytes written to the journal since the start.
@@ -62,6 +74,18 @@ pub struct NodeState {
 pub struct PeerState {
     /// Its name.
     pub name: String,
+    /// Its raft id.
+    pub raft_id: u64,
+    /// Whether it has no vote.
+    pub is_learner: bool,
+    /// The address at which its peers dial it.
+    pub raft_address: String,
+    /// The address at which its clients find it.
+    pub http_address: String,
+    /// The free bytes of its disk, if it has told within the last seconds.
+    pub free_bytes: Option<u64>,
+    /// Whether that is less than its reserve.
+    pub is_disk_nearly_full: bool,
     /// On a leader: the index up to which its log is known to match.
     pub match_index: Option<u64>,
     /// On a leader: how many entries it lacks.

@@ -95,7 +95,7 @@ fn with_state(state: NodeState) -> Arc<Metrics> {
 }
 
 fn peer(name: &str, match_index: Option<u64>) -> PeerState {
-    PeerState { name: name.into(), match_index, lag_entries: match_index.map(|_| 2) }
+    PeerState { name: name.into(), match_index, lag_entries: match_index.map(|_| 2), ..PeerState::default() }
 }
 
 #[test]

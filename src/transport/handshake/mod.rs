@@ -45,6 +45,8 @@ pub enum Purpose {
     Probe,
     /// One rpc: a node that forms a cluster asks a member to be joined.
     JoinRequest,
+    /// One rpc: a member asks another for its report. A node of an earlier version closes the connection.
+    Report,
 }
 
 /// The identity of the dialler.

@@ -232,7 +232,7 @@ impl DialerLink<'_> {
                 },
                 Frame::Pong(theirs) => {
                     if let Some(round_trip) = clock.record_pong(theirs) {
-                        self.figures.round_trip.observe(round_trip);
+                        self.figures.answered(round_trip);
                     }
                 }
                 Frame::Follows(leader) => self.registry.heard_follows(self.peer, leader),

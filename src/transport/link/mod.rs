@@ -152,7 +152,7 @@ struct Verified {
 
 /// Dials the member `raft_id` at `address`, and checks that it is that member: by its certificate where there is TLS, by what it says, and
 /// by its boot history, which is recorded durably.
-async fn dial_verified(
+pub async fn dial_verified(
     registry: &Registry,
     address: &str,
     hello: &Hello,

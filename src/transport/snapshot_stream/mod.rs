@@ -85,6 +85,7 @@ pub async fn send(
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         let handle = registry.handle.clone();
         let pace = Pace::new(registry.snapshot_bytes_per_second, bytes, move || handle.any_write());
+        let pace = pace.counted(registry.handle.metrics().transfers.begin(to, bytes));
         let figures = registry.handle.metrics().network.peer(to);
         stream_out(stream, figures, message, (bytes, pace), frames_end).await
     };

@@ -1,4 +1,4 @@
-//! The pace of a snapshot stream that this node sends.
+//! The pace of a snapshot stream that this node sends, and how far it is.
 //!
 //! Why: a stream as fast as it can takes the disk, the network and the cores from the writes of clients, on both ends: the receiver
 //! writes all of it into its tree.
@@ -12,6 +12,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+
+use crate::telemetry::metrics::TransferGuard;
 
 /// The part of the rate that a stream takes while clients write.
 const SHARE_BESIDE_WRITES: u32 = 4;
@@ -28,16 +30,37 @@ pub struct Pace {
     /// When the next frame may be sent.
     next: Instant,
     any_write: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Where the bytes are counted, for those who wait.
+    transfer: Option<TransferGuard>,
 }
 
 impl Pace {
     /// Begins a stream of `announced` bytes; `any_write` is whether writes of clients are under way now. Unbounded at a rate of 0.
     pub fn new(bytes_per_second: u64, announced: u64, any_write: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { bytes_per_second, held_back: announced, next: Instant::now(), any_write: Box::new(any_write) }
+        Self {
+            bytes_per_second,
+            held_back: announced,
+            next: Instant::now(),
+            any_write: Box::new(any_write),
+            transfer: None,
+        }
     }
 
-    /// Waits until a frame of so many bytes may be sent.
+    /// Counts what is sent from now on as the progress of this transfer.
+    #[must_use]
+    pub fn counted(self, transfer: TransferGuard) -> Self {
+        Self { transfer: Some(transfer), ..self }
+    }
+
+    /// Waits until a frame of so many bytes may be sent, and counts it.
     pub async fn wait(&mut self, bytes: usize) {
+        self.wait_for_turn(bytes).await;
+        if let Some(transfer) = &self.transfer {
+            transfer.sent(bytes);
+        }
+    }
+
+    async fn wait_for_turn(&mut self, bytes: usize) {
         if self.bytes_per_second == 0 || self.held_back == 0 {
             return;
         }

@@ -6,6 +6,7 @@ mod boot_ids;
 mod forwards;
 mod impostors;
 mod links;
+mod member_reports;
 mod rpc_and_unknown_peers;
 mod snapshot_end_to_end;
 mod snapshot_protocol;

@@ -8,7 +8,7 @@
 //! See also: `precheck` (size in memory), `memory_budget` (frames in flight).
 
 use super::{FRAME_BYTES, WireError};
-use crate::model::{ADDRESS_BYTES, NAME_BYTES};
+use crate::model::{ADDRESS_BYTES, NAME_BYTES, REPORTED_MEMBERS};
 
 /// The kinds of a conversation, each with its maximum payload.
 pub type FrameLimits = &'static [(u8, usize)];
@@ -25,6 +25,8 @@ const MEMBERS_BYTES: usize = MAX_TOLD_MEMBERS * (16 + NAME_BYTES);
 const OFFER_BYTES: usize = 1 << 20;
 /// The limit of a snapshot frame: 1 MiB and one change.
 const CHANGES_BYTES: usize = (1 << 20) + (64 << 10);
+/// The limit of a report: two numbers for each member that it names, four for each stream, and a detail.
+const REPORT_BYTES: usize = SMALL_BYTES + REPORTED_MEMBERS * (16 + 32);
 /// The end of a snapshot: a raft message without entries, but with the configuration.
 const END_BYTES: usize = 64 << 10;
 
@@ -66,6 +68,8 @@ pub const ANNOUNCE: FrameLimits = &[(21, 32)];
 pub const SNAPSHOT: FrameLimits = &[(6, 0), (12, CHANGES_BYTES), (13, END_BYTES)];
 /// Snapshot, from the acceptor: ping, taken.
 pub const TAKEN: FrameLimits = &[(6, 0), (14, SMALL_BYTES)];
+/// Report, from the acceptor: report.
+pub const REPORT: FrameLimits = &[(33, REPORT_BYTES)];
 /// Any kind, for tests.
 #[cfg(any(test, feature = "fuzzing"))]
 pub const ANY: FrameLimits = &{

@@ -21,7 +21,8 @@ use thiserror::Error;
 use super::handshake::{Denial, Hello, Welcome};
 
 use crate::model::{
-    Answer, DiskSpace, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI, codec,
+    Answer, DiskSpace, JoinAccepted, JoinOffer, NodeReport, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
+    codec,
 };
 
 /// The maximum bytes read and discarded while closing, 64 KiB.
@@ -110,6 +111,8 @@ pub enum Frame {
     Digest(StateDigest),
     /// Peer, dialler: its free disk space.
     Space(DiskSpace),
+    /// Report, acceptor: its report.
+    Report(Box<NodeReport>),
 }
 
 /// A wire error.
@@ -170,6 +173,7 @@ impl Frame {
             Self::Announce { .. } => (21, "announce"),
             Self::Follows(_) => (28, "follows"),
             Self::Space(_) => (29, "space"),
+            Self::Report(_) => (33, "report"),
         }
     }
 
@@ -211,6 +215,7 @@ impl Frame {
             Self::Announce { index, bytes: size } => codec::encode_into(&(index, size), &mut bytes),
             Self::Follows(leader) => codec::encode_into(leader, &mut bytes),
             Self::Space(space) => codec::encode_into(space, &mut bytes),
+            Self::Report(report) => codec::encode_into(&**report, &mut bytes),
         }
         let length = bytes.len() - HEAD_BYTES;
         let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
@@ -275,6 +280,7 @@ impl Frame {
                 Self::JoinRequest(name, address)
             }
             32 => Self::JoinRequested(value(&body)?),
+            33 => Self::Report(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }
@@ -295,7 +301,9 @@ fn message(bytes: Vec<u8>, ends_snapshot: bool) -> Result<Box<Message>, WireErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{BootHistory, BootId, Code, Command, IdentityConflict};
+    use crate::model::{
+        BootHistory, BootId, Code, Command, IdentityConflict, LeaderReport, ReportedRole, TransferReport,
+    };
     use crate::transport::handshake::Purpose;
     use proptest::prelude::*;
 
@@ -347,6 +355,19 @@ mod tests {
             Frame::Probed(Err(Refusal::not_applied(Code::OtherCluster, "no"))),
             Frame::Digest(StateDigest { term: 1, index: 2, digest: u64::MAX }),
             Frame::Space(DiskSpace { free_bytes: u64::MAX, reserve_bytes: 1 << 28 }),
+            Frame::Report(Box::new(NodeReport {
+                version: "1.2.3".into(),
+                role: ReportedRole::Learner,
+                term: 3,
+                last_index: 9,
+                applied_index: 8,
+                disk_free_bytes: Some(1 << 30),
+                disk_total_bytes: None,
+                uptime_seconds: 60,
+                not_ready: Some(("no_leader".into(), "there is none".into())),
+                leads: Some(LeaderReport { failure_tolerance: 1, matched: vec![(2, 9)] }),
+                transfers: vec![TransferReport { to: 3, bytes: 1, total_bytes: 2, bytes_per_second: 1 }],
+            })),
         ]
     }
 
@@ -398,7 +419,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_decoding_panic(kind in 0u8..32, payload in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_make_the_decoding_panic(kind in 0u8..40, payload in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut head = [0; HEAD_BYTES];
             head[..4].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
             head[4] = kind;

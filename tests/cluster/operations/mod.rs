@@ -6,6 +6,7 @@ mod certs;
 mod launch;
 mod metrics;
 mod node_events;
+mod overview;
 mod probes;
 mod prometheus;
 mod rate_limit;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         alerts::cases(),
         prometheus::cases(),
         node_events::cases(),
+        overview::cases(),
         reload::cases(),
         audit::cases(),
         certs::cases(),

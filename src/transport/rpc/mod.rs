@@ -1,4 +1,4 @@
-//! Single-request connections: identify, probe, join offer, join request. Both ends.
+//! Single-request connections: identify, probe, join offer, join request; the report of a member in a file of its own. Both ends.
 //!
 //! Why: they go to addresses that an operator typed, before the node there is a member, so they have connections of their own and
 //! errors for humans.
@@ -8,22 +8,24 @@
 //!
 //! See also: `consensus::membership` (the caller).
 
+pub mod member_reports;
+
 use std::time::Duration;
 
 use slog::debug;
 use tokio::time::{Instant, timeout};
 
-use super::admission::{check_join_accepted, check_node, check_offer, check_who};
-use super::handshake::dial::{DialError, Established, dial};
-use super::handshake::{Denial, Purpose, WIRE_VERSION};
-use super::memory_budget::ConnectionShare;
-use super::shared_state::Registry;
-use super::socket::PeerStream;
-use super::wire::frame_limits;
-use super::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
-use super::wire::{Frame, HANDSHAKE_BYTES, WireError};
 use crate::consensus::Input;
 use crate::model::{Code, JoinAccepted, JoinOffer, Probe, ProbeReply, Refusal, Request, WhoAmI};
+use crate::transport::admission::{check_join_accepted, check_node, check_offer, check_who};
+use crate::transport::handshake::dial::{DialError, Established, dial};
+use crate::transport::handshake::{Denial, Purpose, WIRE_VERSION};
+use crate::transport::memory_budget::ConnectionShare;
+use crate::transport::shared_state::Registry;
+use crate::transport::socket::PeerStream;
+use crate::transport::wire::frame_limits;
+use crate::transport::wire::framing::{close_gracefully, read_budgeted, read_frame_within, write_frame_within};
+use crate::transport::wire::{Frame, HANDSHAKE_BYTES, WireError};
 
 /// The limit of identify; the loop expects 3 s.
 const IDENTIFY_LIMIT: Duration = Duration::from_millis(2_900);

@@ -1,0 +1,137 @@
+//! Reports for the overview of a cluster: of this node, and of the other members through the transport.
+//!
+//! Why: an overview is wanted most where the loop stalls, so it is made of what the loop has published last.
+//!
+//! Invariants: neither asks the loop. A node that belongs to no cluster asks no other.
+//!
+//! See also: what is published ([`super::node_state`]), `transport::rpc::member_reports` (the question to a member).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Handle;
+use crate::model::{AskedMember, LeaderReport, NodeReport, REPORTED_MEMBERS, ReportedRole, TransferReport};
+
+/// The time since the last turn of the loop from which on a node is reported as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+
+/// The answers of the members; in the order of the table.
+pub type AskedMembers = Pin<Box<dyn Future<Output = Arc<[AskedMember]>> + Send>>;
+
+/// Asks the other members for their reports; implemented by the transport.
+pub trait MemberReports: Send + Sync {
+    /// Returns what each of them says within about a second. However many callers there are, a member is asked at most once a
+    /// second.
+    fn gather(&self) -> AskedMembers;
+}
+
+impl Handle {
+    /// Sets what asks the other members; only the first one counts.
+    pub fn set_member_reports(&self, reports: Arc<dyn MemberReports>) {
+        self.published.set_member_reports(reports);
+    }
+
+    /// Returns what each other member says of itself within about a second; nothing before the transport has started.
+    pub async fn ask_members(&self) -> Arc<[AskedMember]> {
+        match self.published.member_reports() {
+            Some(reports) => reports.gather().await,
+            None => Arc::new([]),
+        }
+    }
+
+    /// Returns the report of this node.
+    #[must_use]
+    pub fn report(&self) -> NodeReport {
+        let (metrics, names) = (self.metrics(), self.names());
+        let node = metrics.node.load();
+        let role = if node.is_leader {
+            ReportedRole::Leader
+        } else if node.is_learner {
+            ReportedRole::Learner
+        } else if node.is_candidate {
+            ReportedRole::Candidate
+        } else {
+            ReportedRole::Follower
+        };
+        let refusal = names.not_ready.as_ref();
+        let not_ready = refusal.map(|why| (why.code.as_str().to_owned(), NodeReport::clip(&why.detail)));
+        let not_ready = match self.silence() {
+            None => Some(("starting".to_owned(), "it reads its data directory".to_owned())),
+            Some(silence) if silence > STALLED_AFTER && not_ready.is_none() => {
+                let detail = format!("its loop has made no turn for {} s; its disk may be slow", silence.as_secs());
+                Some(("stalled".to_owned(), detail))
+            }
+            Some(_) => not_ready,
+        };
+        let matched = node.peers.iter().filter_map(|peer| Some((peer.raft_id, peer.match_index?)));
+        let leads = node.failure_tolerance.map(|failure_tolerance| LeaderReport {
+            failure_tolerance,
+            matched: matched.take(REPORTED_MEMBERS).collect(),
+        });
+        let transfers = metrics.transfers.progress().into_iter().take(REPORTED_MEMBERS);
+        let total = metrics.disk_total_bytes.get();
+        NodeReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role,
+            term: node.term,
+            last_index: node.last_index,
+            applied_index: node.applied_index,
+            disk_free_bytes: node.free_bytes,
+            disk_total_bytes: (total > 0).then_some(total),
+            uptime_seconds: self.published.uptime().as_secs(),
+            not_ready,
+            leads,
+            transfers: transfers
+                .map(|it| TransferReport {
+                    to: it.to,
+                    bytes: it.bytes,
+                    total_bytes: it.total_bytes,
+                    bytes_per_second: it.bytes_per_second,
+                })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::consensus::{Names, channel};
+    use crate::model::{Code, Refusal, ReportedRole};
+    use crate::telemetry::metrics::{NodeState, PeerState};
+
+    #[test]
+    fn a_report_is_made_of_what_was_published() {
+        let (handle, inbox) = channel(1);
+        let report = handle.report();
+        assert_eq!(report.not_ready.map(|(code, _)| code).as_deref(), Some("starting"));
+        let refusal = Refusal::not_applied(Code::NoLeader, "none\nis known");
+        inbox.publish(&Names { not_ready: Some(refusal), ..Names::default() });
+        let peer = PeerState { raft_id: 2, match_index: Some(6), ..PeerState::default() };
+        let state =
+            NodeState { is_leader: true, failure_tolerance: Some(1), peers: vec![peer], term: 4, ..Default::default() };
+        inbox.publish_figures(state);
+        let transfer = handle.metrics().transfers.begin(2, 100);
+        let report = handle.report();
+        assert_eq!(report.check(), Ok(()));
+        assert_eq!(report.not_ready, Some(("no_leader".into(), "noneis known".into())));
+        assert_eq!(
+            (report.role, report.term, report.version.as_str()),
+            (ReportedRole::Leader, 4, env!("CARGO_PKG_VERSION"))
+        );
+        let leads = report.leads.expect("it leads");
+        assert_eq!((leads.failure_tolerance, leads.matched), (1, vec![(2, 6)]));
+        assert_eq!(report.transfers[0].to, 2);
+        drop(transfer);
+        inbox.publish(&Names::default());
+        inbox.publish_figures(NodeState::default());
+        let report = handle.report();
+        assert_eq!((report.not_ready, report.leads, report.role), (None, None, ReportedRole::Follower));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_before_the_transport_has_started() {
+        assert!(channel(1).0.ask_members().await.is_empty());
+    }
+}

@@ -1,0 +1,115 @@
+//! Snapshot streams that this node sends now, by the raft id of their receiver.
+//!
+//! Why: a joiner with gigabytes to receive is waited for, and its operator wants to know for how long.
+//!
+//! Invariants: a stream is listed until its guard is dropped.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::counters::Counter;
+
+/// The streams under way.
+#[derive(Debug, Default)]
+pub struct Transfers(Arc<Mutex<BTreeMap<u64, Arc<Transfer>>>>);
+
+/// A stream under way.
+#[derive(Debug)]
+struct Transfer {
+    sent: Counter,
+    total: u64,
+    began: Instant,
+}
+
+/// How far a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransferProgress {
+    /// The raft id of its receiver.
+    pub to: u64,
+    /// The bytes sent.
+    pub bytes: u64,
+    /// About the bytes that it will have: those of the state on the sender's disk.
+    pub total_bytes: u64,
+    /// The bytes a second since it began.
+    pub bytes_per_second: u64,
+}
+
+/// A stream for as long as it is held.
+#[derive(Debug)]
+pub struct TransferGuard {
+    to: u64,
+    transfer: Arc<Transfer>,
+    all: Arc<Mutex<BTreeMap<u64, Arc<Transfer>>>>,
+}
+
+fn lock(all: &Mutex<BTreeMap<u64, Arc<Transfer>>>) -> MutexGuard<'_, BTreeMap<u64, Arc<Transfer>>> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Transfers {
+    /// Lists a stream of about `total` bytes to the member `to` until the result is dropped; a newer one takes its place.
+    #[must_use]
+    pub fn begin(&self, to: u64, total: u64) -> TransferGuard {
+        let transfer = Arc::new(Transfer { sent: Counter::default(), total, began: Instant::now() });
+        lock(&self.0).insert(to, Arc::clone(&transfer));
+        TransferGuard { to, transfer, all: Arc::clone(&self.0) }
+    }
+
+    /// Returns how far each stream is.
+    #[must_use]
+    pub fn progress(&self) -> Vec<TransferProgress> {
+        let now = Instant::now();
+        lock(&self.0).iter().map(|(to, transfer)| transfer.progress(*to, now)).collect()
+    }
+}
+
+impl Transfer {
+    fn progress(&self, to: u64, now: Instant) -> TransferProgress {
+        let bytes = self.sent.get();
+        // Before the first tenth of a second a rate says nothing.
+        let millis = now.saturating_duration_since(self.began).max(Duration::from_millis(100)).as_millis();
+        let bytes_per_second = u64::try_from(u128::from(bytes) * 1_000 / millis).unwrap_or(u64::MAX);
+        // Changes that are made meanwhile are sent as well.
+        TransferProgress { to, bytes, total_bytes: self.total.max(bytes), bytes_per_second }
+    }
+}
+
+impl TransferGuard {
+    /// Counts bytes that are sent.
+    pub fn sent(&self, bytes: usize) {
+        self.transfer.sent.add(bytes as u64);
+    }
+}
+
+impl Drop for TransferGuard {
+    fn drop(&mut self) {
+        let mut all = lock(&self.all);
+        if all.get(&self.to).is_some_and(|listed| Arc::ptr_eq(listed, &self.transfer)) {
+            all.remove(&self.to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_listed_while_it_is_sent_and_a_newer_one_takes_its_place() {
+        let transfers = Transfers::default();
+        assert!(transfers.progress().is_empty());
+        let older = transfers.begin(7, 1_000);
+        older.sent(400);
+        let progress = transfers.progress()[0];
+        assert_eq!((progress.to, progress.bytes, progress.total_bytes), (7, 400, 1_000));
+        let newer = transfers.begin(7, 100);
+        newer.sent(150);
+        drop(older);
+        assert_eq!(transfers.progress()[0].total_bytes, 150, "it has more than was announced");
+        let later = newer.transfer.began + Duration::from_secs(3);
+        assert_eq!(newer.transfer.progress(7, later).bytes_per_second, 50);
+        drop(newer);
+        assert!(transfers.progress().is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! `/cluster/overview` and `/load` of real nodes: through each of them, with one killed, one stopped, and none that leads.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::harness::{Cluster, ELECTION, Node, Request, Setup, check, eventually, secs};
+
+crate::harness::cases![
+    each_node_shows_the_whole_cluster,
+    a_member_that_is_killed_or_stopped_is_shown_so_within_a_second.alone(),
+    a_node_in_no_cluster_shows_itself,
+    the_load_of_a_burst_is_kept,
+];
+
+fn overview(node: &Node) -> Result<Value, String> {
+    let answer = node.try_request(Request::new("GET", "/cluster/overview"))?;
+    check(answer.status == 200, answer.text())?;
+    Ok(answer.data())
+}
+
+/// The row of a member.
+fn row<'a>(overview: &'a Value, name: &str) -> &'a Value {
+    let members = overview["members"].as_array().into_iter().flatten();
+    members.into_iter().find(|member| member["name"] == name).unwrap_or(&Value::Null)
+}
+
+fn each_node_shows_the_whole_cluster() {
+    let cluster = Cluster::of(3);
+    let leader = cluster.nodes[cluster.agreed()].name().to_owned();
+    cluster.nodes[0].put("key", 1);
+    for node in &cluster.nodes {
+        eventually(secs(20), format!("{} shows all", node.name()), || {
+            let all = overview(node)?;
+            check(all["asked"] == node.name() && all["leader"] == leader && all["voters"] == 3, &all)?;
+            check(all["failure_tolerance"] == 1 && all["tolerance"] == "one more node may fail", &all)?;
+            check(all["cluster_id"] == node.stats()["cluster_id"].to_string(), &all)?;
+            for other in &cluster.nodes {
+                let row = row(&all, other.name());
+                check(row["role"] == if other.name() == leader { "leader" } else { "follower" }, row)?;
+                check(row["reachable"] == true && row["ready"] == true && row["not_ready"].is_null(), row)?;
+                check(row["version"] == env!("CARGO_PKG_VERSION") && row["lag_entries"] == 0, row)?;
+                check(row["raft_id"] == other.stats()["raft_id"] && row["http_address"] == other.http, row)?;
+                check(row["round_trip_ms"].is_null() == (other.name() == node.name()), row)?;
+                let disk = (row["disk_free_bytes"].as_u64(), row["disk_total_bytes"].as_u64());
+                check(disk.0.is_some_and(|free| free > 0) && disk.0 < disk.1, row)?;
+                check(row["term"] == all["term"] && row["uptime_seconds"].is_u64() && row["snapshot"].is_null(), row)?;
+            }
+            Ok(())
+        });
+    }
+    let head = cluster.nodes[0].request(Request::new("HEAD", "/cluster/overview")).expect(200, "HEAD");
+    assert!(head.text().is_empty());
+}
+
+fn a_member_that_is_killed_or_stopped_is_shown_so_within_a_second() {
+    let mut cluster = Cluster::of(3);
+    let asked = cluster.agreed();
+    let [stopped, killed] = cluster.followers()[..] else { panic!("two followers") };
+    let (of_stopped, of_killed) = (cluster.nodes[stopped].name().to_owned(), cluster.nodes[killed].name().to_owned());
+    cluster.nodes[stopped].sigstop();
+    // The best of some: another process may have the processor.
+    let took = (0..3).map(|_| {
+        let began = Instant::now();
+        let all = overview(&cluster.nodes[asked]).expect("an answer");
+        assert_eq!(row(&all, &of_stopped)["reachable"], false, "{all}");
+        assert_eq!(row(&all, &of_stopped)["role"], "unreachable", "{all}");
+        began.elapsed()
+    });
+    let took = took.min().expect("three of them");
+    assert!(took < secs(2), "{took:?}");
+    cluster.nodes[stopped].sigcont();
+    cluster.nodes[killed].kill9();
+    let sentence = format!("no node may fail: {of_killed} does not answer");
+    for place in [asked, stopped] {
+        eventually(ELECTION, "one is gone, and the other one is back", || {
+            let all = overview(&cluster.nodes[place])?;
+            check(row(&all, &of_stopped)["reachable"] == true && row(&all, &of_killed)["reachable"] == false, &all)?;
+            check(all["tolerance"] == sentence && all["failure_tolerance"] == 0, &all)
+        });
+    }
+    cluster.nodes[stopped].kill9();
+    eventually(secs(20), "there is no quorum", || {
+        let all = overview(&cluster.nodes[asked])?;
+        let is_said = all["tolerance"] == "writes are stopped: 1 of 3 voters answers, and 2 are needed";
+        check(is_said && all["leader"].is_null() && all["failure_tolerance"].is_null(), &all)?;
+        let own = row(&all, cluster.nodes[asked].name());
+        check(own["reachable"] == true && own["ready"] == false && own["not_ready"]["code"] == "no_leader", &all)
+    });
+}
+
+fn a_node_in_no_cluster_shows_itself() {
+    let forming = Setup::named("node9").set("HUSKV_JOIN", "127.0.0.1:1,127.0.0.1:2").start();
+    let cluster = Cluster::of(2);
+    let (leader, gone) = (&cluster.nodes[cluster.agreed()], &cluster.nodes[cluster.followers()[0]]);
+    leader.remove(gone.name()).expect(200, "a removal");
+    for node in [&forming, gone] {
+        eventually(secs(20), format!("{} shows itself", node.name()), || {
+            let all = overview(node)?;
+            check(all["members"].as_array().is_some_and(|members| members.len() == 1), &all)?;
+            check(row(&all, node.name())["ready"] == false && all["failure_tolerance"].is_null(), &all)?;
+            check(all["tolerance"] == "not known: this node is in no cluster" && all["leader"].is_null(), &all)
+        });
+        node.get("/load?seconds=1").expect(200, "the load");
+    }
+}
+
+fn the_load_of_a_burst_is_kept() {
+    let node = Setup::named("node1").start();
+    for number in 0..50 {
+        node.put(&format!("key-{number}"), number);
+        node.value(&format!("key-{number}"));
+    }
+    let sum = |points: &[Value], of: &str| points.iter().filter_map(|point| point[of].as_u64()).sum::<u64>();
+    eventually(secs(20), "the points have the burst", || {
+        let load = node.get("/load").expect(200, "the load").data();
+        let points = load["points"].as_array().ok_or("no points")?;
+        check(load["node"] == "node1" && load["interval_seconds"] == 1, &load)?;
+        // They are rates: a point is lower where the process had no core for some seconds.
+        check(sum(points, "puts") >= 10 && sum(points, "gets") >= 10 && sum(points, "syncs") >= 5, &load)?;
+        let busy = points.iter().find(|point| point["puts"].as_u64() > Some(0)).ok_or("no puts")?;
+        let (half, most) = (busy["put_p50_ms"].as_f64(), busy["put_p99_ms"].as_f64());
+        check(half > Some(0.0) && half <= most, busy)?;
+        let last = points.last().ok_or("no points")?;
+        check(last["puts"] == 0 && last["put_p50_ms"].is_null(), last)?;
+        let times: Vec<_> = points.iter().map(|point| point["at"].as_u64()).collect();
+        check(times.is_sorted(), &load)
+    });
+    let two = node.get("/load?seconds=2").expect(200, "the load").data();
+    assert!(two["points"].as_array().is_some_and(|points| points.len() <= 2), "{two}");
+    for bad in ["0", "601", "x"] {
+        node.get(&format!("/load?seconds={bad}")).problem(400, "bad seconds").code("bad_query", bad);
+    }
+}
