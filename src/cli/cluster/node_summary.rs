@@ -37,17 +37,6 @@ impl NodeSummary {
         self.stats.leader.as_ref().map(|leader| leader.node_id.as_str())
     }
 
-    /// Whether it takes requests: it belongs to a cluster, knows the leader, and does not lag behind.
-    pub(crate) fn ready(&self) -> bool {
-        let stats = &self.stats;
-        stats.not_ready.is_none()
-            && stats.leader.is_some()
-            && !stats.removed
-            && !stats.joining
-            && stats.forming.is_none()
-            && stats.verifying.is_none()
-    }
-
     /// `does not hear node4 (14 s), node5 (never): 0 more may fail`; none where every voter is heard, or for a node
     /// outside the cluster.
     pub(crate) fn unheard_warning(&self) -> Option<String> {

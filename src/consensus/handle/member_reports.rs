@@ -55,7 +55,7 @@ impl Handle {
         } else {
             ReportedRole::Follower
         };
-        let refusal = names.not_ready.as_ref();
+        let refusal = names.readiness.first();
         let not_ready = refusal.map(|why| (why.code.as_str().to_owned(), NodeReport::clip(&why.detail)));
         let not_ready = match self.silence() {
             None => Some(("starting".to_owned(), "it reads its data directory".to_owned())),
@@ -97,7 +97,7 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
-    use crate::consensus::{Names, channel};
+    use crate::consensus::{Names, Readiness, channel};
     use crate::model::{Code, Refusal, ReportedRole};
     use crate::telemetry::metrics::{NodeState, PeerState};
 
@@ -107,7 +107,10 @@ mod tests {
         let report = handle.report();
         assert_eq!(report.not_ready.map(|(code, _)| code).as_deref(), Some("starting"));
         let refusal = Refusal::not_applied(Code::NoLeader, "none\nis known");
-        inbox.publish(&Names { not_ready: Some(refusal), ..Names::default() });
+        inbox.publish(&Names {
+            readiness: Readiness { leader: Some(refusal), ..Readiness::default() },
+            ..Names::default()
+        });
         let peer = PeerState { raft_id: 2, match_index: Some(6), ..PeerState::default() };
         let state =
             NodeState { is_leader: true, failure_tolerance: Some(1), peers: vec![peer], term: 4, ..Default::default() };

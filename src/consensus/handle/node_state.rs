@@ -55,6 +55,14 @@ pub struct Readiness {
     pub disk: Option<Refusal>,
 }
 
+impl Readiness {
+    /// Returns the reason of the first check that fails.
+    #[must_use]
+    pub fn first(&self) -> Option<&Refusal> {
+        [&self.joined, &self.leader, &self.read_index, &self.applied, &self.disk].into_iter().find_map(Option::as_ref)
+    }
+}
+
 /// Where the loop puts it, and every handle finds it; cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Published(Arc<Shared>);

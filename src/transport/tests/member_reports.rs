@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::consensus::{Handle, Names};
+use crate::consensus::{Handle, Names, Readiness};
 use crate::model::{Asked, AskedMember};
 use crate::transport::handshake::dial::{DialError, dial};
 use crate::transport::handshake::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
@@ -37,7 +37,8 @@ impl Node {
 async fn a_member_is_asked_once_for_all_that_want_to_know() {
     let (a, b) = pair().await;
     let refusal = crate::model::Refusal::not_applied(crate::model::Code::NoLeader, "there is none");
-    b.inbox.publish(&Names { not_ready: Some(refusal), ..Names::default() });
+    b.inbox
+        .publish(&Names { readiness: Readiness { leader: Some(refusal), ..Readiness::default() }, ..Names::default() });
     let handle = a.handle();
     let (one, two) = tokio::join!(handle.ask_members(), handle.ask_members());
     assert!(Arc::ptr_eq(&one, &two), "one round of questions");
