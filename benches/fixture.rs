@@ -72,6 +72,7 @@ pub fn http_options(port: u16) -> http::Options {
         peer_tls: None,
         tokens: None,
         audit: http::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
+        ui: true,
         reloads: tokio::sync::mpsc::channel(1).0,
         watchers: 1,
         limiter: Arc::new(http::RequestLimiter::new(0, 0, 1024)),

@@ -25,6 +25,7 @@ use super::request::caller::Need;
 use super::request::handler_context::RequestContext;
 use super::response::problem::Problem;
 use super::rules::{self, Rule};
+use super::ui;
 
 /// How a problem of a route's handler is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
     use rules::Rule::{Admin, AnyToken, KeyInPath, KeysInBody, Open, Outline};
     let raft = warp::path("raft");
     let admin = warp::path("admin");
+    let page = warp::path("ui");
     let known = first_match!(
         exact(warp::path("txn"), (KeysInBody, Member), txn::handle),
         below("touch", (KeyInPath, Member), touch::handle),
@@ -91,6 +93,9 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("readyz"), (Open, AnyNode), probes::readyz),
         exact(warp::path("livez"), (Open, AnyNode), probes::livez),
         exact(warp::path("metrics"), (Rule::Metrics, AnyNode), metrics::metrics),
+        exact(page, (Open, AnyNode), ui::page),
+        exact(page.and(warp::path("app.js")), (Open, AnyNode), ui::script),
+        exact(page.and(warp::path("app.css")), (Open, AnyNode), ui::style),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
         exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
         exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),
@@ -192,6 +197,9 @@ fn unknown() -> impl Filter<Extract = (Response,), Error = Infallible> + Clone +
         let Some(request) = request.and_then(Unrouted::take) else { return lost() };
         let end = request.path().len();
         let request = request.routed(end);
+        if let Some(response) = ui::from_root(&request) {
+            return response;
+        }
         let problem = match request.caller.check(&Need::AnyToken) {
             Ok(()) => request.context.joining_or(Problem::no_route(request.path())),
             Err(problem) => problem,

@@ -39,6 +39,7 @@ use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes;
+use crate::http::ui;
 use crate::telemetry::metrics::Target;
 
 /// The header with how long a connection may be idle.
@@ -92,6 +93,7 @@ impl<S: Routes> Dispatch<S> {
         // The slot was given away before the request's path was known.
         let in_probe_slot = slot == SlotKind::Probe;
         let wrong_slot = in_probe_slot && self.port == PortKind::Clients && !host_guard::is_probe(parts.uri.path());
+        let opens_page = ui::is_opened(&parts.method, parts.uri.path(), &parts.headers);
         // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
         // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
         // check; the request that follows it gets one.
@@ -102,6 +104,8 @@ impl<S: Routes> Dispatch<S> {
             }
             _ if wrong_slot => (None, Some(Problem::connections_full().respond(&parts.method))),
             OriginCheck::Absent => (None, None),
+            // A link of another site to the page; a page that embeds it is refused by its policy.
+            OriginCheck::Refused(_) if opens_page => (None, None),
             OriginCheck::Refused(problem) => (None, Some(problem.respond(&parts.method))),
             OriginCheck::Allowed(origin) => {
                 let is_preflight = browser_guard::is_preflight(&parts.method, &parts.headers);
@@ -175,11 +179,11 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting, and /metrics has figures of the process; /health
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, /metrics has figures of the process, and the page has files; /health
         // asks the loop like other routes.
         let path = parts.uri.path();
         let needs_loop =
-            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH };
+            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH && !ui::is_page(path) };
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

@@ -13,6 +13,7 @@ mod settings;
 mod stats;
 mod status;
 mod tutorial;
+mod ui;
 
 use crate::harness::Case;
 
@@ -32,6 +33,7 @@ pub fn cases() -> Vec<Case> {
         certs::cases(),
         rate_limit::cases(),
         tutorial::cases(),
+        ui::cases(),
     ]
     .into_iter()
     .flatten()
