@@ -179,11 +179,14 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting, /metrics has figures of the process, and the page has files; /health
-        // asks the loop like other routes.
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, /metrics has figures of the process, and the
+        // page is files; /health asks the loop like other routes.
         let path = parts.uri.path();
-        let needs_loop =
-            if is_probe { path.starts_with("/health") } else { path.trim_end_matches('/') != metrics::PATH && !ui::is_page(path) };
+        let needs_loop = if is_probe {
+            path.starts_with("/health")
+        } else {
+            path.trim_end_matches('/') != metrics::PATH && !ui::is_page(path)
+        };
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

@@ -1019,4 +1019,10 @@ showTokenState();
 route();
 refresh();
 footer();
-setInterval(() => { if (!document.hidden) refresh(); }, POLL_MS);
+let turn = 0;
+setInterval(() => {
+  turn += 1;
+  // What a token may not see is asked for less often.
+  const denied = state.problem && (state.problem.status === 401 || state.problem.status === 403);
+  if (!document.hidden && (!denied || turn % 8 === 0)) refresh();
+}, POLL_MS);

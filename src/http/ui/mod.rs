@@ -36,8 +36,7 @@ struct Asset {
     bytes: &'static [u8],
 }
 
-const PAGE: Asset =
-    Asset { content_type: "text/html; charset=utf-8", bytes: include_bytes!("index.html").as_slice() };
+const PAGE: Asset = Asset { content_type: "text/html; charset=utf-8", bytes: include_bytes!("index.html").as_slice() };
 const SCRIPT: Asset =
     Asset { content_type: "text/javascript; charset=utf-8", bytes: include_bytes!("app.js").as_slice() };
 const STYLE: Asset = Asset { content_type: "text/css; charset=utf-8", bytes: include_bytes!("app.css").as_slice() };
@@ -71,13 +70,14 @@ pub(super) fn from_root(request: &RequestContext) -> Option<Response> {
 
 /// Whether a path is one of the page, so that it needs nothing of a node but that the process runs.
 pub(super) fn is_page(path: &str) -> bool {
-    path == "/" || path.strip_prefix("/ui").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix("/ui").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether a browser opens the page itself, by a link on a page of another site, such as that of another node or a dashboard. The answer
 /// has no data, and neither can the other page read it nor embed it.
 pub(super) fn is_opened(method: &Method, path: &str, headers: &HeaderMap) -> bool {
-    let says = |name: &HeaderName, value: &str| headers.get(name).is_some_and(|sent| sent.as_bytes() == value.as_bytes());
+    let says =
+        |name: &HeaderName, value: &str| headers.get(name).is_some_and(|sent| sent.as_bytes() == value.as_bytes());
     method == Method::GET
         && matches!(path, "/" | "/ui" | "/ui/")
         && !headers.contains_key(ORIGIN)
@@ -156,9 +156,8 @@ mod tests {
 
     #[test]
     fn a_browser_accepts_html_and_curl_does_not_say_so() {
-        let accepts = |value: &'static str| {
-            accepts_html(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]))
-        };
+        let accepts =
+            |value: &'static str| accepts_html(&HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(value))]));
         assert!(accepts("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
         assert!(!accepts("*/*") && !accepts("application/json, text/html;q=0") && !accepts_html(&HeaderMap::new()));
     }
@@ -182,9 +181,9 @@ mod tests {
 
     #[test]
     fn paths_of_the_page_are_its_own() {
-        for path in ["/", "/ui", "/ui/", "/ui/app.js"] {
+        for path in ["/ui", "/ui/", "/ui/app.js"] {
             assert!(is_page(path), "{path}");
         }
-        assert!(!is_page("/uix") && !is_page("/store") && !is_page("/store/ui/"));
+        assert!(!is_page("/") && !is_page("/uix") && !is_page("/store") && !is_page("/store/ui/"));
     }
 }
