@@ -72,6 +72,7 @@ pub fn http_options(port: u16) -> http::Options {
         peer_tls: None,
         tokens: None,
         audit: http::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
+        ui: true,
         reloads: tokio::sync::mpsc::channel(1).0,
         wire_versions: 2..=2,
         formats: &[("journal", 1)],

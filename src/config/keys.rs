@@ -419,6 +419,14 @@ pub static KEYS: &[Key] = &[
         "File that gets a JSON line for each write, membership change, denial and reload of this node; empty: none",
     ),
     Key {
+        path: "ui.enabled",
+        short: None,
+        aliases: &[],
+        default: "true",
+        kind: Kind::Switch(|c, v| c.ui.enabled = v),
+        help: "Whether the page for browsers, /ui/, is served; it has no data of its own, and its requests need the rights of any client",
+    },
+    Key {
         path: "log.level",
         short: Some("HUSKV_LOG"),
         aliases: &[],

@@ -32,7 +32,7 @@ mod variables;
 use keys::{AUTO, KEYS, Key, Kind};
 pub use loaded::{Change, Loaded, RELOADED};
 pub use misspelt_unprefixed::near_misses;
-pub use sections::{Audit, Auth, Cluster, Http, Limits, Log, Network, Raft, Server, Snapshot, Storage};
+pub use sections::{Audit, Auth, Cluster, Http, Limits, Log, Network, Raft, Server, Snapshot, Storage, Ui};
 pub use service_links::{hidden_ports, service_links};
 pub use setting_error::{ConfigError, Source};
 pub use tls::Tls;
@@ -95,6 +95,8 @@ pub struct Config {
     pub auth: Auth,
     /// `[audit]`
     pub audit: Audit,
+    /// `[ui]`
+    pub ui: Ui,
     /// `[log]`
     pub log: Log,
 }

@@ -138,6 +138,13 @@ pub struct Audit {
     pub file: PathBuf,
 }
 
+/// `[ui]`: the page for browsers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ui {
+    /// Whether it is served.
+    pub enabled: bool,
+}
+
 /// `[log]`: the log on stderr.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Log {

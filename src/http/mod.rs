@@ -32,6 +32,7 @@ mod rules;
 mod server;
 #[cfg(test)]
 mod tests;
+mod ui;
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -63,6 +63,8 @@ pub struct Options {
     pub peer_tls: Option<Arc<PeerTls>>,
     /// The audit file.
     pub audit: Audit,
+    /// Whether the page `/ui/` is served.
+    pub ui: bool,
     /// Where a request for a reload of the settings goes.
     pub reloads: ReloadRequests,
     /// The versions of the peer protocol that the node speaks.

@@ -27,6 +27,7 @@ use super::request::caller::Need;
 use super::request::handler_context::RequestContext;
 use super::response::problem::Problem;
 use super::rules::{self, Rule};
+use super::ui;
 
 /// How a problem of a route's handler is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +89,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
     let raft = warp::path("raft");
     let admin = warp::path("admin");
     let of_cluster = warp::path("cluster");
+    let page = warp::path("ui");
     let known = first_match!(
         exact(warp::path("txn"), (KeysInBody, Member), txn::handle),
         below("touch", (KeyInPath, Member), touch::handle),
@@ -100,6 +102,9 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("events"), (Rule::Metrics, Events), node_events::handle),
         exact(warp::path("load"), (Rule::Metrics, AnyNode), metrics::load::load),
         exact(of_cluster.and(warp::path("overview")), (Rule::Metrics, AnyNode), metrics::overview::overview),
+        exact(page, (Open, AnyNode), ui::page),
+        exact(page.and(warp::path("app.js")), (Open, AnyNode), ui::script),
+        exact(page.and(warp::path("app.css")), (Open, AnyNode), ui::style),
         exact(raft.and(warp::path("stats")), (Outline, AnyNode), cluster::stats),
         exact(raft.and(warp::path("join")), (Admin, Member), cluster::join),
         exact(raft.and(warp::path("remove")), (Admin, Member), cluster::remove),
@@ -201,6 +206,9 @@ fn unknown() -> impl Filter<Extract = (Response,), Error = Infallible> + Clone +
         let Some(request) = request.and_then(Unrouted::take) else { return lost() };
         let end = request.path().len();
         let request = request.routed(end);
+        if let Some(response) = ui::from_root(&request) {
+            return response;
+        }
         let problem = match request.caller.check(&Need::AnyToken) {
             Ok(()) => request.context.joining_or(Problem::no_route(request.path())),
             Err(problem) => problem,

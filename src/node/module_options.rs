@@ -239,6 +239,7 @@ pub(super) fn http(
         tokens: tokens.cloned(),
         peer_tls: peer_tls.cloned(),
         audit,
+        ui: config.ui.enabled,
         reloads,
         wire_versions: transport::WIRE_VERSION..=transport::WIRE_VERSION,
         formats: &storage::FORMATS,

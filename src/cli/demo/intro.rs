@@ -25,6 +25,16 @@ pub(super) fn text(plan: &[&Plan], leader: &str, members: usize, credentials: Op
         lines.push(format!("The cluster has {members} members, demo --nodes {members} starts them all."));
     }
     if let (Some(first), Some(last)) = (urls.first(), urls.last()) {
+        let page = page(plan[0], credentials);
+        match credentials {
+            None => lines.push(format!("In a browser: {page}")),
+            Some(credentials) => {
+                lines.push(format!(
+                    "In a browser: {page}, which asks for the secret in {}",
+                    credentials.secret().display()
+                ));
+            }
+        }
         match credentials {
             None => plain(leader, first, last, &mut lines),
             Some(credentials) => secure(leader, &urls, &plan[0].log, credentials, &mut lines),
@@ -32,6 +42,11 @@ pub(super) fn text(plan: &[&Plan], leader: &str, members: usize, credentials: Op
     }
     lines.push("Ctrl-C stops them all.\n".to_owned());
     lines.join("\n")
+}
+
+/// The address of the page of a node.
+pub(super) fn page(node: &Plan, credentials: Option<&Credentials>) -> String {
+    format!("{}://{}/ui/", if credentials.is_some() { "https" } else { "http" }, node.http())
 }
 
 fn plain(leader: &str, first: &str, last: &str, lines: &mut Vec<String>) {

@@ -15,6 +15,7 @@ pub(crate) mod processes;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -37,6 +38,12 @@ const MAX_NODES: i64 = 32;
 
 /// The flag that deletes earlier data.
 const FRESH: &str = "fresh";
+
+/// The flag that opens the page.
+const OPEN: &str = "open";
+
+/// The program that opens an address in the browser of the user.
+const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
 
 /// The flag for TLS and tokens.
 const SECURE: &str = "secure";
@@ -124,6 +131,10 @@ pub(crate) fn command() -> Command {
     let secure = Arg::new(SECURE).long(SECURE).action(ArgAction::SetTrue).help(
         "TLS on both ports, and a token; a CA, the nodes' certificates and an admin's token are made in DIRECTORY/certs",
     );
+    let open = Arg::new(OPEN)
+        .long(OPEN)
+        .action(ArgAction::SetTrue)
+        .help("Open the page of the first node in the browser, by xdg-open or, on macOS, open");
     let directory = Arg::new("dir")
         .long("dir")
         .value_name("DIRECTORY")
@@ -132,7 +143,7 @@ pub(crate) fn command() -> Command {
         .help("Directory for the nodes' directories node1, node2, ... and their logs");
     Command::new(NAME)
         .about("Run a cluster of real nodes on this machine until Ctrl-C")
-        .args([nodes, secure, fresh, directory, http, raft])
+        .args([nodes, secure, fresh, open, directory, http, raft])
 }
 
 /// Runs the demo and returns the exit code.
@@ -140,7 +151,8 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let number = |name: &str| matches.get_one::<u16>(name).copied().expect("clap has a default for it");
     let directory = matches.get_one::<PathBuf>("dir").expect("clap has a default for it");
     let plan = processes::plan(number("nodes"), [number(HTTP_FROM), number(RAFT_FROM)], directory);
-    let flags = Flags { fresh: matches.get_flag(FRESH), secure: matches.get_flag(SECURE) };
+    let flags =
+        Flags { fresh: matches.get_flag(FRESH), secure: matches.get_flag(SECURE), open: matches.get_flag(OPEN) };
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -161,6 +173,7 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
 struct Flags {
     fresh: bool,
     secure: bool,
+    open: bool,
 }
 
 async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Result<(), DemoError> {
@@ -183,7 +196,7 @@ async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Re
     };
     let mut children = Processes::start(plan, credentials.as_ref())?;
     let result = tokio::select! {
-        result = start_and_watch(&mut children, credentials.as_ref()) => result,
+        result = start_and_watch(&mut children, credentials.as_ref(), flags.open) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = hangup.recv() => Ok(()),
@@ -212,13 +225,20 @@ fn print_line(line: std::fmt::Arguments<'_>) -> io::Result<()> {
 }
 
 /// Joins the nodes and prints every change of their roles; returns only on an error.
-async fn start_and_watch(processes: &mut Processes, credentials: Option<&Credentials>) -> Result<(), DemoError> {
+async fn start_and_watch(
+    processes: &mut Processes,
+    credentials: Option<&Credentials>,
+    open: bool,
+) -> Result<(), DemoError> {
     let access = credentials.map_or_else(|| Ok(Access::default()), Credentials::access)?;
     let client = NodeClient::with_access(STATS_TIMEOUT, access.clone());
     wait_until_healthy(processes, &client).await?;
     let (leader, members) = join_all(processes, &client, access).await?;
     let plan: Vec<&Plan> = processes.nodes.iter().map(|node| &node.plan).collect();
     print_line(format_args!("{}", intro::text(&plan, &leader, members, credentials)))?;
+    if open && let Some(first) = plan.first() {
+        open_in_browser(&intro::page(first, credentials))?;
+    }
     let mut last_line = String::new();
     loop {
         for node in processes.newly_exited() {
@@ -234,6 +254,16 @@ async fn start_and_watch(processes: &mut Processes, credentials: Option<&Credent
             last_line = line;
         }
         sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Opens an address in the browser of the user. Where that fails the demo goes on, for its address was printed.
+fn open_in_browser(address: &str) -> io::Result<()> {
+    let quiet = Stdio::null;
+    match tokio::process::Command::new(OPENER).arg(address).stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn() {
+        // Not waited for: it may be the browser itself, which outlives the demo.
+        Ok(_) => Ok(()),
+        Err(error) => print_line(format_args!("{OPENER} cannot be started ({error}); open {address} yourself")),
     }
 }
 

@@ -42,6 +42,7 @@ const OWN_SETTINGS: &[&str] = &[
     "raft.vol_dir",
     "network.insecure",
     "audit.file",
+    "ui.enabled",
     TOKENS,
 ];
 

@@ -206,7 +206,7 @@ fn date(now: SystemTime) -> Option<HeaderValue> {
 
 /// Sets `Cache-Control`: a cache may keep a response with an ETag but must revalidate it each time, and keeps nothing else.
 fn set_cache_control(response: &mut Response) {
-    // Only values of keys have an ETag that a cache can revalidate. A 404 or 412 with one must not be kept.
+    // Only values of keys and the files of the page have an ETag that a cache can revalidate. A 404 or 412 with one must not be kept.
     let is_data = matches!(response.status(), StatusCode::OK | StatusCode::NOT_MODIFIED);
     let how = if is_data && response.headers().contains_key(ETAG) { "no-cache" } else { "no-store" };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static(how));

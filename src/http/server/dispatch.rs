@@ -40,6 +40,7 @@ use crate::http::request::unsupported_headers;
 use crate::http::response::problem::Problem;
 use crate::http::response::success;
 use crate::http::routes;
+use crate::http::ui;
 use crate::telemetry::metrics::Target;
 
 /// The header with how long a connection may be idle.
@@ -93,6 +94,7 @@ impl<S: Routes> Dispatch<S> {
         // The slot was given away before the request's path was known.
         let in_probe_slot = slot == SlotKind::Probe;
         let wrong_slot = in_probe_slot && self.port == PortKind::Clients && !host_guard::is_probe(parts.uri.path());
+        let opens_page = ui::is_opened(&parts.method, parts.uri.path(), &parts.headers);
         // Before any route, so that no route can forget it. The origin comes before host and headers: a request of a foreign page
         // gets the same 403 whatever else is wrong with it. A preflight has no effect and returns no data, so it needs no host
         // check; the request that follows it gets one.
@@ -103,6 +105,8 @@ impl<S: Routes> Dispatch<S> {
             }
             _ if wrong_slot => (None, Some(Problem::connections_full().respond(&parts.method))),
             OriginCheck::Absent => (None, None),
+            // A link of another site to the page; a page that embeds it is refused by its policy.
+            OriginCheck::Refused(_) if opens_page => (None, None),
             OriginCheck::Refused(problem) => (None, Some(problem.respond(&parts.method))),
             OriginCheck::Allowed(origin) => {
                 let is_preflight = browser_guard::is_preflight(&parts.method, &parts.headers);
@@ -176,11 +180,11 @@ impl<S: Routes> Dispatch<S> {
             let response = over_the_limit(&problem, &parts);
             return Ok(if is_known { context.with_node_headers(response) } else { response });
         }
-        // /livez and /readyz tell an orchestrator themselves that the node is starting, /version is the same in any state, and /metrics,
-        // /events and /load are of the process; /health asks the loop like other routes.
+        // /livez and /readyz tell an orchestrator themselves that the node is starting, /version is the same in any state, /metrics, /events
+        // and /load are of the process, and the page is files; /health asks the loop like other routes.
         let path = parts.uri.path();
         let is_of_process = [node_events::PATH, metrics::load::PATH].contains(&path.trim_end_matches('/'));
-        let needs_loop = !PortKind::Metrics.serves(path) && !is_of_process;
+        let needs_loop = !PortKind::Metrics.serves(path) && !is_of_process && !ui::is_page(path);
         let checked = certificate.and_then(|()| match context.starting() {
             Some(problem) if needs_loop => Err(problem),
             _ => unsupported_headers::check(&parts.headers),

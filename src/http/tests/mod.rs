@@ -73,6 +73,7 @@ pub(super) fn options() -> Options {
         limiter: Arc::new(RequestLimiter::new(0, 0, 8)),
         trusted_proxies: Arc::default(),
         audit: super::Audit::new("node1", slog::Logger::root(slog::Discard, slog::o!())),
+        ui: true,
         reloads: tokio::sync::mpsc::channel(1).0,
         wire_versions: 2..=2,
         formats: &[("journal", 1)],

@@ -53,7 +53,7 @@ impl Verb {
 }
 
 /// The routes: template, methods.
-pub const ROUTES: [(&str, &[Verb]); 24] = {
+pub const ROUTES: [(&str, &[Verb]); 25] = {
     use Verb::{Delete, Get, Post, Put};
     [
         ("/store/{key}", &[Get, Put, Delete]),
@@ -79,12 +79,16 @@ pub const ROUTES: [(&str, &[Verb]); 24] = {
         ("/events", &[Get]),
         ("/cluster/overview", &[Get]),
         ("/load", &[Get]),
+        ("/ui/{file}", &[Get]),
         ("other", &[]),
     ]
 };
 
 /// The place of what no route has.
 const OTHER: usize = ROUTES.len() - 1;
+
+/// The place of the files of the page.
+const PAGE: usize = OTHER - 1;
 
 /// The classes of statuses.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
@@ -148,6 +152,7 @@ impl Target {
             ("events", "") => 20,
             ("cluster", "overview") => 21,
             ("load", "") => 22,
+            ("ui", _) => PAGE,
             _ => OTHER,
         };
         let verb = Verb::of(method);
@@ -272,8 +277,9 @@ impl Http {
         let rows = ROUTES.iter().enumerate().flat_map(|(at, (route, verbs))| {
             verbs.iter().chain([&Verb::Other]).flat_map(move |verb| {
                 let classes = CLASSES.iter().enumerate();
-                // Only a GET of a key is ever answered 304.
-                let classes = classes.filter(move |(_, class)| **class != "3xx" || (at, *verb) == (0, Verb::Get));
+                // Only a GET of a key or of a file of the page is answered 304, and `/` leads browsers to the page.
+                let has_3xx = (*verb == Verb::Get && (at == 0 || at == PAGE)) || at == OTHER;
+                let classes = classes.filter(move |(_, class)| **class != "3xx" || has_3xx);
                 classes.map(move |(class, status)| {
                     let labels = vec![("method", verb.as_str()), ("route", *route), ("status", *status)];
                     (labels, self.requests[at][*verb as usize][class].get())
@@ -320,6 +326,9 @@ mod tests {
             ("PUT", "/kv/a", ("/kv/{key}", "PUT")),
             ("GET", "/raft/stats/", ("/raft/stats", "GET")),
             ("POST", "/raft/stats", ("/raft/stats", "other")),
+            ("GET", "/ui/app.js", ("/ui/{file}", "GET")),
+            ("GET", "/ui", ("/ui/{file}", "GET")),
+            ("GET", "/", ("other", "other")),
             ("GET", "/raft/other", ("other", "other")),
             ("GET", "/stores", ("other", "other")),
             ("BREW", "*", ("other", "other")),

@@ -33,6 +33,9 @@ pub enum Need {
     Prometheus,
     /// A generator of clients, which `scripts/tools.sh` installs.
     OpenapiClient,
+    /// Chromium, and what drives it, which `scripts/tools.sh` installs; only the test of the page needs them.
+    #[allow(dead_code)]
+    Browser,
     /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
     #[allow(dead_code)]
     Kubernetes,
@@ -65,6 +68,9 @@ impl Need {
             Self::OpenapiClient => tool("openapi-python-client")
                 .is_none()
                 .then_some("needs openapi-python-client (scripts/tools.sh installs it)"),
+            Self::Browser => (tool("chromium").is_none() || tool("playwright").is_none()).then_some(
+                "needs chromium (Debian's package), playwright and axe-playwright-python (scripts/tools.sh installs them)",
+            ),
             Self::Kubernetes => (tool("kubectl").is_none() || tool("kubernetes-validate").is_none())
                 .then_some("needs kubectl, and kubernetes-validate (scripts/tools.sh installs it)"),
             Self::Docker => DOCKER.get_or_init(lacks_docker).as_deref(),

@@ -16,6 +16,7 @@ mod settings;
 mod stats;
 mod status;
 mod tutorial;
+mod ui;
 
 use crate::harness::Case;
 
@@ -38,6 +39,7 @@ pub fn cases() -> Vec<Case> {
         certs::cases(),
         rate_limit::cases(),
         tutorial::cases(),
+        ui::cases(),
     ]
     .into_iter()
     .flatten()
