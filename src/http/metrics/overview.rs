@@ -27,7 +27,7 @@ use crate::telemetry::metrics::{NodeState, PeerState};
 /// The `data` of the answer.
 #[derive(Debug, Serialize)]
 struct Overview {
-    cluster_id: Option<String>,
+    cluster_id: Option<u64>,
     asked: String,
     leader: Option<String>,
     term: u64,
@@ -138,7 +138,7 @@ fn compose(node: &NodeState, names: &Names, own: NodeReport, asked: &[AskedMembe
     };
     let (failure_tolerance, tolerance) = tolerance(&view);
     Overview {
-        cluster_id: (node.cluster_id != 0).then(|| node.cluster_id.to_string()),
+        cluster_id: (node.cluster_id != 0).then_some(node.cluster_id),
         asked: names.node.clone(),
         leader,
         term: members.iter().filter_map(|member| member.term).max().unwrap_or(node.term),
@@ -303,10 +303,7 @@ mod tests {
         let leader = Asked::Answered(Box::new(report(ReportedRole::Leader, 9)));
         let learner = Asked::Answered(Box::new(report(ReportedRole::Learner, 4)));
         let all = shown(&[said(1, leader), said(3, learner)]);
-        assert_eq!(
-            (&all["cluster_id"], &all["asked"], &all["leader"]),
-            (&"9".into(), &"node2".into(), &"node1".into())
-        );
+        assert_eq!((&all["cluster_id"], &all["asked"], &all["leader"]), (&9.into(), &"node2".into(), &"node1".into()));
         assert_eq!((&all["term"], &all["voters"], &all["failure_tolerance"]), (&5.into(), &3.into(), &1.into()));
         assert_eq!(all["tolerance"], "one more node may fail");
         let of = |field: &str| [0, 1, 2].map(|at| all["members"][at][field].clone());

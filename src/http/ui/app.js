@@ -283,7 +283,7 @@ async function refresh() {
     state.overview = answer.data;
     state.at = new Date();
     const { asked, cluster_id: id } = answer.data;
-    fill($("identity"), visible(asked), h("span", { class: "id" }, ` \u00b7 cluster ${visible(id)}`));
+    fill($("identity"), visible(asked), h("span", { class: "id" }, ` \u00b7 cluster ${visible(id ?? "none")}`));
     document.title = `${visible(asked)} \u00b7 huskv`;
   } else if (answer.status) {
     state.problem = answer;
@@ -356,7 +356,7 @@ function clusterView(main) {
       state.problem ? refusal(state.problem, "GET /cluster/overview") : null,
       h("p", { class: `verdict ${known ? "dim" : kind}` }, h("span", { "aria-hidden": "true" }, known ? "?" : sign), h("span", {}, visible(sentence).replace(/\.?$/, "."))),
       h("dl", { class: "facts" }, fact("Leader", all.leader ? isolated(all.leader) : h("span", { class: "bad" }, "\u2715 none")), fact("Term", count(all.term)),
-        fact("Voters", count(all.voters)), fact("May still fail", typeof spare === "number" ? count(spare) : "not known"), fact("Cluster", visible(all.cluster_id))),
+        fact("Voters", count(all.voters)), fact("May still fail", typeof spare === "number" ? count(spare) : "not known"), fact("Cluster", visible(all.cluster_id ?? "none"))),
       h("div", { class: "panel wide" }, h("table", { class: "cards", role: "table", "aria-label": "Members" },
         h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map(([name, side]) => h("th", { scope: "col", role: "columnheader", class: side }, name)))),
         h("tbody", { role: "rowgroup" }, all.members.map((one) => h("tr", { role: "row" },

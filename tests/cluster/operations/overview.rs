@@ -34,7 +34,7 @@ fn each_node_shows_the_whole_cluster() {
             let all = overview(node)?;
             check(all["asked"] == node.name() && all["leader"] == leader && all["voters"] == 3, &all)?;
             check(all["failure_tolerance"] == 1 && all["tolerance"] == "one more node may fail", &all)?;
-            check(all["cluster_id"] == node.stats()["cluster_id"].to_string(), &all)?;
+            check(all["cluster_id"] == node.stats()["cluster_id"], &all)?;
             for other in &cluster.nodes {
                 let row = row(&all, other.name());
                 check(row["role"] == if other.name() == leader { "leader" } else { "follower" }, row)?;
