@@ -452,16 +452,16 @@ def made_up_answers(nodes):
     ]
     now = time.time()
     at = lambda ago: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now - ago)) + f".{int((now - ago) % 1 * 1000):03}Z"
-    told = [
-        (900, "node1", "started", "huskv 0.5.0 starts", {}), (890, "node1", "election_won", "2 of 3 votes in term 2", {}),
-        (500, "node1", "member_joined", "node3 is a voter", {}), (300, "node2", "checkpoint", "checkpoint at index 100000", {}),
-        (61, "node1", "slow_sync", "a sync of the journal took 1240 ms", {"ms": 1240}), (60.4, "node2", "peer_lost", "no message of node1 for 1000 ms", {}),
-        (60, "node2", "election_started", "node2 campaigns in term 4", {}), (59.9, "node2", "election_won", "2 of 3 votes in term 4", {}),
-        (59.8, "node2", "leader_changed", "node2 leads after node1", {"from": "node1", "to": "node2", "reason": "missed_heartbeats", "last_contact_ms": 1040, "longest_sync_ms": 12}),
-        (40, "node2", "peer_found", "node1 answers again", {}), (20, "node2", "snapshot_sent", "a snapshot of 150 MiB goes to node4", {}),
-        (5, "node2", "join_refused", "node9 may not join: name_in_use", {"code": "name_in_use"}),
+    happened = [
+        (900, "started", "huskv 0.1.0 starts", {}), (890, "election_won", "2 of 3 votes in term 2", {}),
+        (500, "member_joined", "node3 joined", {}), (300, "checkpoint", "checkpoint at index 100000", {}),
+        (61, "slow_sync", "a sync took 1240 ms", {"ms": 1240}), (60.4, "peer_lost", "no message of node1 for 1000 ms", {}),
+        (60, "election_started", "no heartbeat of node1 for 1040 ms", {}), (59.9, "election_won", "2 of 3 votes in term 4", {}),
+        (59.8, "leader_changed", "node2 leads instead of node1: no heartbeat of node1 for 1040 ms", {"from": "node1", "to": "node2", "reason": "missed_heartbeats"}),
+        (40, "peer_found", "node1 answers again", {}), (20, "snapshot_sent", "a snapshot of 150 MiB goes to node4", {}),
+        (5, "join_refused", "node9 may not join: name_in_use", {"code": "name_in_use"}),
     ]
-    events = [{"id": n, "at": at(ago), "index": 100 + n, "term": 4, "kind": kind, "detail": detail, "node": node, **more} for n, (ago, node, kind, detail, more) in enumerate(told)]
+    events = [{"id": n, "at": at(ago), "index": 100 + n, "term": 4, "kind": kind, "detail": detail, **more} for n, (ago, kind, detail, more) in enumerate(happened, 1)]
 
     def point(n):
         second, wave, stall = int(now) - 600 + n, max(0, 150 - abs(n - 320)) * 12 + n * 7919 % 97, 240 < n < 270
@@ -470,7 +470,7 @@ def made_up_answers(nodes):
 
     return {
         "/cluster/overview": {"cluster_id": "7992310293952566", "asked": "node1", "leader": "node2", "term": 4, "voters": 4, "failure_tolerance": 1, "tolerance": "one more node may fail", "members": members},
-        "/cluster/events": {"events": events, "missing": ["node5"]},
+        "/events": {"node": "node1", "boot": "4711", "first": 1, "last": len(events), "events": events},
         "/load": {"node": "node1", "interval_seconds": 1, "points": [point(n) for n in range(600)]},
         "/version": {"huskv": "0.5.0", "commit": "4f1c2ab", "wire": 9, "formats": {}},
     }

@@ -368,91 +368,78 @@ function clusterView(main) {
 
 const GROUPS = {
   "who leads": ["leader_changed", "election_started", "election_won", "election_lost"],
-  "members": ["member_joined", "member_removed", "member_moved", "join_refused", "peer_lost", "peer_found"],
+  "members": ["member_joined", "member_promoted", "member_removed", "member_moved", "join_refused", "peer_lost", "peer_found"],
   "starts and stops": ["started", "draining"],
-  "snapshots": ["checkpoint", "snapshot_sent", "snapshot_installed"],
+  "snapshots": ["checkpoint", "snapshot_sent", "snapshot_failed", "snapshot_installed"],
   "disk and load": ["slow_sync", "space_short", "space_restored", "overload_began", "overload_ended"],
 };
-const BAD_KINDS = new Set(["peer_lost", "join_refused", "space_short", "overload_began", "slow_sync", "election_lost"]);
-const GOOD_KINDS = new Set(["peer_found", "space_restored", "overload_ended", "election_won", "member_joined", "snapshot_installed"]);
-const REASONS = {
-  missed_heartbeats: "no message of it arrived for an election timeout",
-  slow_sync: "its disk took too long to sync",
-  transfer: "the lead was handed over on request",
-  restart: "it was restarted",
-  stepped_down: "it stepped down, having lost contact with a majority",
-  partition: "it was cut off from a majority",
-};
-
-function whyLine(event) {
-  const parts = [];
-  if (event.reason) parts.push(`${String(event.reason).replace(/_/g, " ")}${REASONS[event.reason] ? `: ${REASONS[event.reason]}` : ""}`);
-  if (typeof event.last_contact_ms === "number") parts.push(`last contact ${ms(event.last_contact_ms)} before`);
-  if (typeof event.longest_sync_ms === "number") parts.push(`longest sync ${ms(event.longest_sync_ms)}`);
-  return parts.join("; ");
-}
-
+const BAD_KINDS = new Set(["peer_lost", "join_refused", "space_short", "overload_began", "slow_sync", "election_lost", "snapshot_failed"]);
+const GOOD_KINDS = new Set(["peer_found", "space_restored", "overload_ended", "election_won", "member_joined", "member_promoted", "snapshot_installed"]);
 function timelineView(main) {
   const seen = new Map();
-  let follows = true, ended = false, missing = [], problem = null;
+  let follows = true, ended = false, problem = null, boot = "", last = 0, name = "";
   const list = h("ol", { class: "log", "aria-label": "Events, the newest first" });
   const latest = h("div", {}), note = h("div", {});
   const words = h("input", { type: "search", oninput: () => draw(), "aria-label": "Filter by text" });
   const group = h("select", { onchange: () => draw() }, h("option", { value: "" }, "all"), Object.keys(GROUPS).map((name) => h("option", { value: name }, name)));
-  const node = h("select", { onchange: () => draw() }, h("option", { value: "" }, "all"));
   const follow = button("Follow", () => { follows = !follows; follow.setAttribute("aria-pressed", String(follows)); if (follows) load(); }, { "aria-pressed": "true" });
   put(main, [h("h1", { tabindex: "-1" }, "Timeline"), latest,
-    h("div", { class: "row" }, h("label", { class: "field grow" }, "Text", words), field("About", group), field("Node", node), follow),
+    h("div", { class: "row" }, h("label", { class: "field grow" }, "Text", words), field("About", group), follow),
     note, h("div", { class: "panel" }, list)]);
 
   function draw() {
     const all = [...seen.values()].sort((a, b) => (a.at < b.at ? 1 : a.at > b.at ? -1 : b.id - a.id));
     const text = words.value.toLowerCase();
-    const shown = all.filter((one) => (!group.value || GROUPS[group.value].includes(one.kind)) && (!node.value || one.node === node.value)
-      && (!text || `${one.node} ${one.kind} ${one.detail} ${one.reason || ""}`.toLowerCase().includes(text))).slice(0, 500);
+    const shown = all.filter((one) => (!group.value || GROUPS[group.value].includes(one.kind))
+      && (!text || `${one.kind} ${one.detail} ${one.reason || ""}`.toLowerCase().includes(text))).slice(0, 500);
     const change = all.find((one) => one.kind === "leader_changed");
     fill(latest, change ? h("div", { class: "panel" }, h("h2", {}, change.to ? ["Leader: ", isolated(change.to)] : "No leader",
       change.from ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(change.at))}`)),
-    h("p", {}, visible(change.detail || "")), whyLine(change) ? h("p", { class: "small dim" }, visible(whyLine(change))) : null) : null);
-    fill(note, problem ? refusal(problem, "GET /cluster/events") : null,
-      missing.length ? h("p", { class: "note warn" }, `\u25b2 Without the events of ${missing.map(visible).join(", ")}, which did not answer.`) : null);
+    h("p", {}, visible(change.detail || ""), change.reason ? [" ", chip("plain", visible(change.reason).replace(/_/g, " "))] : null)) : null);
+    fill(note, problem ? refusal(problem, "GET /events") : null, name ? h("p", { class: "dim" }, ["What happened to ", isolated(name), ", and why. Every node keeps its own events",
+      others().length ? [": ", others().map((one, at) => [at ? ", " : "", h("a", { href: pageOf(one), rel: "noreferrer", "data-focus": `to ${one.name}` }, isolated(one.name))])] : "", "."]) : null);
     fill(list, shown.map((one) => {
       const at = new Date(one.at);
       const kind = BAD_KINDS.has(one.kind) ? ["bad", "\u25b2 "] : GOOD_KINDS.has(one.kind) ? ["good", "\u2713 "] : one.kind === "leader_changed" ? ["good", "\u2605 "] : ["plain", ""];
       return h("li", { class: one.kind === "leader_changed" ? "key" : one.fresh ? "fresh" : "" },
-        h("time", { class: "num", datetime: one.at, title: one.at }, isNaN(at) ? visible(one.at) : clock(at, true)), h("b", {}, isolated(one.node)),
+        h("time", { class: "num", datetime: one.at, title: one.at }, isNaN(at) ? visible(one.at) : clock(at, true)), h("span", { class: "num dim" }, `term ${count(one.term)}`),
         chip(kind[0], `${kind[1]}${visible(one.kind).replace(/_/g, " ")}`),
-        h("span", {}, visible(one.detail || ""), one.kind === "leader_changed" && whyLine(one) ? h("span", { class: "dim" }, ` (${visible(whyLine(one))})`) : ""));
+        h("span", {}, visible(one.detail || "")));
     }));
+    for (const one of all) one.fresh = false;
     if (!shown.length) fill(list, h("li", { class: "dim" }, all.length ? "No event matches the filter." : "No events yet."));
   }
 
-  let loading = false, whole = true;
+  const others = () => (state.overview ? state.overview.members : []).filter((one) => one.name !== name && pageOf(one));
+  let loading = false;
   async function load() {
     if (loading) return;
     loading = true;
-    // Clocks differ between nodes, and what is known already is skipped, so a minute is asked for again; of a node that was missing, all.
-    const newest = whole ? NaN : Math.max(...[...seen.values()].map((one) => Date.parse(one.at)));
-    const since = Number.isFinite(newest) ? `&since_at=${encodeURIComponent(new Date(newest - 60000).toISOString())}` : "";
-    const answer = await ask(`cluster/events?limit=1000${since}`);
+    const answer = await ask(`events?limit=1000${last ? `&since=${last}` : ""}`);
     loading = false;
     if (ended) return;
+    const before = [problem, seen.size, others().length].join();
     problem = answer.ok ? null : answer.status ? answer : problem;
+    if (answer.ok && answer.data.boot !== boot && boot) {
+      // Another start of the process: its ids begin at 1 again.
+      [boot, last] = [answer.data.boot, 0];
+      return load();
+    }
     if (answer.ok) {
       const first = seen.size === 0;
-      const lost = answer.data.missing || [];
-      whole = missing.some((one) => !lost.includes(one));
-      missing = lost;
+      boot = answer.data.boot;
+      name = answer.data.node || "";
       for (const one of answer.data.events || []) {
-        const id = `${one.node}/${one.boot || ""}/${one.id}/${one.at}`;
-        if (seen.has(id)) continue;
-        seen.set(id, { ...one, fresh: !first });
+        last = Math.max(last, one.id);
+        if (seen.has(`${boot}/${one.id}`)) continue;
+        seen.set(`${boot}/${one.id}`, { ...one, fresh: !first });
         if (!first && one.kind === "leader_changed") announce(`${one.detail || "The leader changed."}`);
-        if (![...node.options].some((option) => option.value === one.node)) node.append(h("option", { value: one.node }, visible(one.node)));
       }
       if (seen.size > 5000) for (const id of [...seen.keys()].slice(0, seen.size - 4000)) seen.delete(id);
     }
-    draw();
+    // What has not changed is not drawn again, so that it can be selected and read.
+    const shownOthers = note.querySelectorAll("a").length;
+    if (before !== [problem, seen.size, others().length].join() || shownOthers !== others().length || !list.children.length) draw();
   }
   load();
   const timer = setInterval(() => { if (follows && !document.hidden) load(); }, POLL_MS);
