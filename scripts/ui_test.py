@@ -160,6 +160,8 @@ def every_view_is_accessible_and_fits(browser, nodes):
             for path, answer in made_up.items():
                 body = json.dumps({"data": answer, "message": "made up"})
                 page.route(lambda url, path=path: urllib.parse.urlsplit(url).path == path, lambda route, _asked, body=body: route.fulfill(body=body, content_type="application/json"))
+            show(page, "cluster")
+            page.wait_for_selector("text=5021887459180275319")
             for view in ["cluster", "timeline", "load", "keys?prefix=config%2F&key=config%2Flimits", "members"]:
                 name = view.split("?")[0]
                 show(page, view)
@@ -469,7 +471,7 @@ def made_up_answers(nodes):
                 "get_p50_ms": 0.3 + n * 13 % 20 / 100, "get_p99_ms": 1 + n * 7 % 20 / 10, "syncs": 8 + wave // 12}
 
     return {
-        "/cluster/overview": {"cluster_id": "7992310293952566", "asked": "node1", "leader": "node2", "term": 4, "voters": 4, "failure_tolerance": 1, "tolerance": "one more node may fail", "members": members},
+        "/cluster/overview": {"cluster_id": 5021887459180275319, "asked": "node1", "leader": "node2", "term": 4, "voters": 4, "failure_tolerance": 1, "tolerance": "one more node may fail", "members": members},
         "/events": {"node": "node1", "boot": "4711", "first": 1, "last": len(events), "events": events},
         "/load": {"node": "node1", "interval_seconds": 1, "points": [point(n) for n in range(600)]},
         "/version": {"huskv": "0.5.0", "commit": "4f1c2ab", "wire": 9, "formats": {}},

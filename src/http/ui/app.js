@@ -102,7 +102,7 @@ async function ask(path, { method = "GET", headers, body, wait = 8000, raw, slow
     const result = { status: answer.status, ok: answer.ok, headers: answer.headers };
     if (raw && answer.ok) result.bytes = new Uint8Array(await answer.arrayBuffer());
     else {
-      const text = await answer.text();
+      const text = result.text = await answer.text();
       try { result.body = JSON.parse(text); } catch { result.body = { detail: text.slice(0, 500) }; }
       result.data = result.ok && result.body && result.body.data !== undefined ? result.body.data : result.body;
       result.message = result.body && result.body.message;
@@ -279,6 +279,9 @@ async function refresh() {
   refreshing = false;
   if (answer.ok) {
     state.problem = null;
+    // A cluster id has up to 64 bits, of which a number of JavaScript keeps 53.
+    const digits = /"cluster_id":\s*"?(\d+)/.exec(answer.text);
+    answer.data.cluster_id = digits ? digits[1] : "none yet";
     noteChanges(answer.data);
     state.overview = answer.data;
     state.at = new Date();
