@@ -134,7 +134,7 @@ def close(page):
 def show(page, view):
     page.goto(f"{page.origin}/ui/#{view}")
     page.wait_for_selector(f"main[data-view={view.split('?')[0]}] h1")
-    ready = {"cluster": "tbody tr", "members": "tbody tr", "timeline": ".log li", "load": ".chart path", "keys": ".names"}
+    ready = {"cluster": "tbody tr", "members": "tbody tr", "timeline": ".log li", "load": ".chart svg", "keys": ".names"}
     page.wait_for_selector("main " + ready[view.split("?")[0]])
 
 
