@@ -34,7 +34,8 @@ impl TreeKey {
     }
 }
 
-/// An iteration over the keys of a range.
+/// An iteration over the keys of a range. Once it has found no more, it finds none: keys that a flush brings there later are in
+/// the frozen memtable, and the reader has passed them.
 pub(crate) struct KeyScan<'a> {
     db: &'a dyn Db,
     /// The inclusive start of the rest.
@@ -45,12 +46,13 @@ pub(crate) struct KeyScan<'a> {
     ahead: Vec<Pair>,
     /// The number of pairs to read next.
     count: usize,
+    has_ended: bool,
 }
 
 impl<'a> KeyScan<'a> {
     /// Begins a scan of `from..to`, which reads `count` pairs first; without `to` the range is unbounded.
     pub(crate) fn new(db: &'a dyn Db, from: Vec<u8>, to: Option<Vec<u8>>, count: usize) -> Self {
-        Self { db, from, to, ahead: Vec::new(), count }
+        Self { db, from, to, ahead: Vec::new(), count, has_ended: false }
     }
 
     /// Returns the next key, in ascending order.
@@ -58,7 +60,9 @@ impl<'a> KeyScan<'a> {
     /// # Errors
     /// [`Error`] for damage.
     pub(crate) fn next_up(&mut self) -> Result<Option<TreeKey>, Error> {
-        loop {
+        // Example: the tree has a, and the frozen memtable m. The scan ends after a, and the reader goes on with m. By now a flush has
+        // put m into the tree: another read would find it a second time, and also where the active memtable has removed it.
+        while !self.has_ended {
             // The count doubles after a large value: 1, 2, 4, ... 64 pairs, so one large value among small ones costs a few
             // short reads. Upwards small values come in one read of 64 pairs; downwards the interface has only `last`.
             if self.ahead.is_empty() {
@@ -67,7 +71,7 @@ impl<'a> KeyScan<'a> {
                 self.ahead.reverse();
                 self.count = (self.count * 2).min(READ_AHEAD);
             }
-            let Some((stored, chunk)) = self.ahead.pop() else { return Ok(None) };
+            let Some((stored, chunk)) = self.ahead.pop() else { break };
             let (key, number) = self.parse(&stored)?;
             // Another chunk of the last key, which a flush has just made longer.
             if key < self.from {
@@ -82,6 +86,8 @@ impl<'a> KeyScan<'a> {
             }
             return Ok(Some(TreeKey { key: key.into(), first }));
         }
+        self.has_ended = true;
+        Ok(None)
     }
 
     /// Returns the next key, in descending order.
@@ -91,7 +97,11 @@ impl<'a> KeyScan<'a> {
     pub(crate) fn next_down(&mut self) -> Result<Option<TreeKey>, Error> {
         let (from, to) = bounds(&self.from, self.to.as_deref());
         // The last stored key below `to` may be any chunk of a value; its first chunk is read separately.
-        let Some((stored, chunk)) = self.db.last(&from, &to)? else { return Ok(None) };
+        let last = if self.has_ended { None } else { self.db.last(&from, &to)? };
+        let Some((stored, chunk)) = last else {
+            self.has_ended = true;
+            return Ok(None);
+        };
         let (key, number) = self.parse(&stored)?;
         let first = match number {
             0 => Some(chunks::begin(self.db, Kind::Data, &chunk)?),

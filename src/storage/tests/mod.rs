@@ -6,6 +6,7 @@
 mod damage;
 mod data_dir;
 mod flush_crashes;
+mod flush_during_scans;
 mod flushes;
 mod halved_reads;
 mod join_crashes;
@@ -18,7 +19,7 @@ mod state_machine;
 mod token_names;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
     Applied, Batch, Change, Db, Engine, Error, Frame, OpenOptions, Operation, Pair, SledEngine, SnapshotReader,
@@ -38,9 +39,14 @@ pub(super) struct Memory {
     pub(super) snapshot: Mutex<Option<SteppedSnapshot>>,
     /// Called before and after each change that a batch brings.
     pub(super) between: Mutex<Option<Box<dyn FnMut() + Send>>>,
+    /// Called with the pairs before each read of one.
+    pub(super) before_read: Mutex<Option<BeforeRead>>,
     /// The changes that it takes before every write fails; None for all.
     pub(super) changes_left: Mutex<Option<u64>>,
 }
+
+/// What changes the pairs before each read of one.
+type BeforeRead = Box<dyn FnMut(&mut Pairs) + Send>;
 
 /// A running snapshot, one step at a time.
 pub(super) struct SteppedSnapshot {
@@ -90,6 +96,15 @@ impl Memory {
         self.pairs.lock().unwrap().clone()
     }
 
+    /// Locks the pairs to read one of them.
+    fn read(&self) -> MutexGuard<'_, Pairs> {
+        let mut pairs = self.pairs.lock().unwrap();
+        if let Some(change) = self.before_read.lock().unwrap().as_mut() {
+            change(&mut pairs);
+        }
+        pairs
+    }
+
     fn chunk(&self) {
         if let Some(between) = self.between.lock().unwrap().as_mut() {
             between();
@@ -102,7 +117,7 @@ impl Memory {
 
 impl Db for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.pairs.lock().unwrap().get(key).cloned())
+        Ok(self.read().get(key).cloned())
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
@@ -138,7 +153,7 @@ impl Db for Memory {
         let mut from = std::ops::Bound::Included(from.to_vec());
         // One lock a pair, as sled does: batches go on between two of them.
         while pairs.len() < limit {
-            let held = self.pairs.lock().unwrap();
+            let held = self.read();
             let Some((key, value)) = held.range::<Vec<u8>, _>((from, std::ops::Bound::Unbounded)).next() else { break };
             if to.is_some_and(|to| key.as_slice() >= to) {
                 break;
@@ -150,7 +165,7 @@ impl Db for Memory {
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
-        let held = self.pairs.lock().unwrap();
+        let held = self.read();
         let found = held.range(from.to_vec()..to.to_vec()).next_back();
         Ok(found.map(|(key, value)| (key.clone(), value.clone())))
     }
