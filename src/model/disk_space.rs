@@ -57,6 +57,12 @@ impl DiskSpace {
         (self.is_nearly_full(), self.is_below_floor()) != (other.is_nearly_full(), other.is_below_floor())
     }
 
+    /// Returns the free bytes above the floor.
+    #[must_use]
+    pub fn above_floor(self) -> u64 {
+        self.free_bytes.saturating_sub(self.floor_bytes())
+    }
+
     /// Returns the free bytes above the reserve.
     #[must_use]
     pub fn room(self) -> u64 {
@@ -91,6 +97,7 @@ mod tests {
             assert_eq!(space(0).floor_bytes() >> 20, floor, "a reserve of {reserve} MiB");
             assert!(!space(space(0).floor_bytes()).is_below_floor());
             assert_eq!(space(0).is_below_floor(), reserve > 0);
+            assert_eq!(space(space(0).floor_bytes() + 5).above_floor(), 5);
         }
     }
 

@@ -10,18 +10,25 @@ use super::data_dir::JOURNAL_CACHE_BYTES;
 use super::{DataDir, Error, Journal, JournalRewrite, layout};
 
 impl DataDir {
-    /// Begins a rewrite of this journal into a new folder; what the copy has so far is durable on return.
+    /// Begins a rewrite of this journal into a new folder, with the entries after `from` or, where the log begins later, with all; what the copy has
+    /// so far is durable on return. The log has a checkpoint at `from` or later.
     ///
     /// # Errors
     /// [`Error`] where the directory cannot be listed, or poisoned.
-    pub fn rewrite_journal(&mut self, journal: &Journal, hard_state: &HardState) -> Result<JournalRewrite, Error> {
+    pub fn rewrite_journal(
+        &mut self,
+        journal: &Journal,
+        hard_state: &HardState,
+        from: u64,
+    ) -> Result<JournalRewrite, Error> {
+        debug_assert!(from <= journal.checkpoint().0, "what is before it has left the log");
         let raft_id = self.identity.raft_id;
         let names = self.engine.list(&raft_id.to_string())?;
         // Above those of earlier rewrites that are still being removed.
         let highest = names.iter().filter_map(|name| layout::journal_number_of(name)).max().unwrap_or_default();
         let number = highest.max(self.identity.journal) + 1;
         let db = self.engine.open(&layout::journal(raft_id, number), true, JOURNAL_CACHE_BYTES)?;
-        let base = journal.first_index() - 1;
+        let base = from.max(journal.first_index() - 1);
         let term = journal.term(base).unwrap_or_default();
         let copy = Journal::create(db, base, term, hard_state, journal.generation())?;
         self.new_journal = Some(number);

@@ -2,32 +2,43 @@
 //!
 //! Why: the engine never shortens its file; see [`super::reclaim`] for the tree.
 //!
-//! Invariants: one rewrite at a time, and not where the disk is short of space. A step is small, because the loop does it. The identity is
-//! the commit point: before it is replaced a crash leaves the old journal, after it the copy.
+//! Invariants: one rewrite at a time, and not where the disk is short of space. The copy begins behind what a compaction will remove, and the
+//! log is not compacted beyond what is copied, or the copy would never reach its end under load. A step is small, because the loop does
+//! it. The identity is the commit point: before it is replaced a crash leaves the old journal, after it the copy.
 //!
 //! See also: `storage::journal::rewrite` (the copy).
 
 use slog::info;
 
+use super::reclaim;
 use crate::consensus::core::Core;
-use crate::model::{DiskSpace, Millis};
+use crate::model::Millis;
 use crate::storage::{Copied, Error, JournalRewrite};
 
-/// The bytes of a step, which is synced by the loop.
-const STEP_BYTES: u64 = 256 << 10;
+/// The bytes of a step, which is synced by the loop: at least, and at most. In between it is twice what was added since the step before.
+const STEP_BYTES: (u64, u64) = (256 << 10, 4 << 20);
 
 /// The shortest interval between two steps.
 const STEP_EVERY: Millis = 10;
 
-/// The time between the end of a rewrite, or the start of the process, and the next one.
+/// The time between two looks at the size of the file, after a start and after a rewrite too.
 const REWRITE_EVERY: Millis = 10_000;
 
 /// The rewrite of this node's journal.
 pub(crate) enum JournalReclaim {
-    /// None before this time.
+    /// None before this time, when the file is measured.
     Waiting(Millis),
-    /// The next step is not before this time.
-    Copying(Box<JournalRewrite>, Millis),
+    /// A copy.
+    Copying(Copying),
+}
+
+/// A copy under way.
+pub(crate) struct Copying {
+    rewrite: Box<JournalRewrite>,
+    /// The earliest time for the next step.
+    not_before: Millis,
+    /// The bytes that the journal had written at the last one.
+    written: u64,
 }
 
 impl Default for JournalReclaim {
@@ -37,48 +48,60 @@ impl Default for JournalReclaim {
 }
 
 impl JournalReclaim {
-    /// Measures the journal, and begins a rewrite where its file is much larger than its entries.
+    /// Goes on: measures the file now and then, copies a step, or takes the complete copy into use. The log is to be compacted up to
+    /// `compact_to`.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn measure(&mut self, core: &mut Core) -> Result<(), Error> {
-        let Self::Waiting(until) = self else { return Ok(()) };
-        if core.now < *until {
-            return Ok(());
+    pub fn run(&mut self, core: &mut Core, compact_to: u64) -> Result<(), Error> {
+        match self {
+            Self::Waiting(until) if core.now >= *until => self.measure(core, compact_to),
+            Self::Copying(copying) if core.now >= copying.not_before => self.step(core),
+            _ => Ok(()),
         }
+    }
+
+    /// Returns the last index that is copied, behind which the log may not be compacted.
+    pub fn copied(&self) -> Option<u64> {
+        match self {
+            Self::Waiting(_) => None,
+            Self::Copying(copying) => Some(copying.rewrite.last_index()),
+        }
+    }
+
+    /// Begins a rewrite where the file is much larger than its entries.
+    fn measure(&mut self, core: &mut Core, compact_to: u64) -> Result<(), Error> {
+        *self = Self::Waiting(core.now + REWRITE_EVERY);
         let log = core.raw.store();
-        let (bytes, live) = (log.journal.size_on_disk(), log.journal.live_bytes());
+        let (bytes, live) = (log.journal.size_on_disk(), log.journal.bytes_after(compact_to));
         // Between two checkpoints the log grows by more than the slack of the tree, and shrinks again.
-        let most = 2 * (live + core.options.reclaim_slack_bytes);
-        let has_room = core.own_space().map(DiskSpace::room).is_none_or(|room| room > most);
-        if bytes <= most || !has_room {
+        let most = 2 * (live + reclaim::slack_bytes(core));
+        if bytes <= most || !reclaim::has_room(core, live) {
             return Ok(());
         }
         info!(core.log, "the journal is rewritten to give space back"; "bytes" => bytes, "live" => live);
         let hard_state = log.hard_state.clone();
-        let rewrite = core.data_dir.rewrite_journal(&core.raw.store().journal, &hard_state)?;
-        *self = Self::Copying(Box::new(rewrite), core.now);
+        let journal = &core.raw.store().journal;
+        let rewrite = Box::new(core.data_dir.rewrite_journal(journal, &hard_state, compact_to)?);
+        *self = Self::Copying(Copying { rewrite, not_before: core.now, written: journal.written_bytes() });
         Ok(())
     }
 
-    /// Goes on: the next step, and the switch to the copy once it is complete.
-    ///
-    /// # Errors
-    /// [`Error`]: poisoned.
-    pub fn go_on(&mut self, core: &mut Core) -> Result<(), Error> {
-        let now = core.now;
-        let Self::Copying(rewrite, not_before) = self else { return Ok(()) };
-        if now < *not_before {
-            return Ok(());
-        }
+    fn step(&mut self, core: &mut Core) -> Result<(), Error> {
+        let Self::Copying(copying) = self else { return Ok(()) };
         let log = core.raw.store();
-        match rewrite.step(&log.journal, &log.hard_state, STEP_BYTES)? {
-            Copied::More => *not_before = now + STEP_EVERY,
-            Copied::Void => self.abandon(core)?,
+        let written = log.journal.written_bytes();
+        let added = written.saturating_sub(std::mem::replace(&mut copying.written, written));
+        let (least, most) = STEP_BYTES;
+        match copying.rewrite.step(&log.journal, &log.hard_state, (2 * added).clamp(least, most))? {
+            Copied::More => copying.not_before = core.now + STEP_EVERY,
+            Copied::Void => {
+                info!(core.log, "a rewrite of the journal is given up: its log has been replaced or compacted");
+                self.abandon(core)?;
+            }
             Copied::Complete => {
-                let Self::Copying(rewrite, _) = std::mem::replace(self, Self::Waiting(now + REWRITE_EVERY)) else {
-                    return Ok(());
-                };
+                let next = Self::Waiting(core.now + REWRITE_EVERY);
+                let Self::Copying(Copying { rewrite, .. }) = std::mem::replace(self, next) else { return Ok(()) };
                 let journal = core.data_dir.switch_journal(*rewrite)?;
                 core.replace_journal(journal);
                 info!(core.log, "the journal is rewritten"; "bytes" => core.raw.store().journal.size_on_disk());
@@ -94,7 +117,7 @@ impl JournalReclaim {
     /// [`Error`] where the directory cannot be listed.
     pub fn abandon(&mut self, core: &mut Core) -> Result<(), Error> {
         let next = Self::Waiting(core.now + REWRITE_EVERY);
-        let Self::Copying(rewrite, _) = std::mem::replace(self, next) else { return Ok(()) };
+        let Self::Copying(Copying { rewrite, .. }) = std::mem::replace(self, next) else { return Ok(()) };
         core.data_dir.abandon_journal();
         core.unused.push(rewrite);
         core.discard_garbage()

@@ -94,6 +94,8 @@ pub(crate) struct Snapshots {
     flushing: Option<((u64, u64), Millis)>,
     /// The rewrite of the tree.
     pub reclaim: Reclaim,
+    /// Until when it goes before the next flush.
+    reclaim_until: Millis,
     /// The rewrite of the journal.
     pub journal_reclaim: JournalReclaim,
     /// Since when there is something to flush.
@@ -147,6 +149,7 @@ impl Snapshots {
         let tree_bytes = result?;
         let Some((_, began)) = self.flushing.filter(|(expected, _)| *expected == mark) else { return Ok(()) };
         self.flushing = None;
+        self.reclaim_until = Reclaim::turn_until(core.now, core.now.saturating_sub(began));
         // Hundreds of thousands of items: they are freed on another thread.
         if let Some(frozen) = core.state_machine.flush_ended(mark) {
             core.discard(frozen);
@@ -167,8 +170,7 @@ impl Snapshots {
         for request in self.waiting.extract_if(.., |request| request.index <= mark.0) {
             (request.reply)(Ok(()));
         }
-        self.reclaim.measured(core, tree_bytes)?;
-        self.journal_reclaim.measure(core)
+        self.reclaim.measured(core, tree_bytes)
     }
 
     /// Returns the index that the log may be compacted to after a checkpoint at `mark`. A tail is kept for slow
@@ -205,10 +207,12 @@ impl Snapshots {
         let wanted = self.end_scanned(core) || due || !self.waiting.is_empty();
         let waits = self.waits_for_space(core, wanted);
         if core.phase == Phase::Member && self.flushing.is_none() && !self.reclaim.is_slicing() {
-            if wanted && !waits {
+            let (is_in_turn, scanned) = (core.now < self.reclaim_until, self.stream.is_some());
+            let goes_first = core.stop_by.is_none() && self.reclaim.goes_first(is_in_turn, scanned);
+            if wanted && !waits && !goes_first {
                 self.begin_checkpoint(core);
             } else if core.stop_by.is_none() {
-                self.reclaim.go_on(core, self.stream.is_some())?;
+                self.reclaim.go_on(core, wanted, scanned)?;
             }
         }
         let now = core.now;
@@ -226,7 +230,7 @@ impl Snapshots {
             return Ok(());
         }
         self.compact(core)?;
-        self.journal_reclaim.go_on(core)
+        self.journal_reclaim.run(core, self.compact_to)
     }
 
     /// Whether what is applied has waited long enough for its flush.
@@ -288,7 +292,11 @@ impl Snapshots {
         let streaming = self.stream.as_ref().map(|stream| stream.index);
         let after = self.pinned.map(|(index, _)| index);
         let is_tight = core.own_space().is_some_and(DiskSpace::is_nearly_full);
-        for pin in [streaming, after].into_iter().flatten() {
+        if is_tight {
+            // Writes need the space more than slow followers the log.
+            target = core.raw.store().journal.checkpoint().0;
+        }
+        for pin in [streaming, after, self.journal_reclaim.copied()].into_iter().flatten() {
             if !is_tight && core.raw.store().journal.bytes_after(pin) < PIN_BYTES {
                 target = target.min(pin);
             }

@@ -8,8 +8,9 @@
 //!   complete, no snapshot streamed           --> switch: journal record, synced; the old generation is discarded
 //! ```
 //!
-//! Invariants: one rewrite at a time, and not where the disk is short of space. Slices and flushes exclude each other. The rate of slices is
-//! bounded. The journal's record is the commit point: before it a crash leaves the old generation, after it the new one.
+//! Invariants: one rewrite at a time. It takes of the disk's reserve only where that is touched already, since it gives more back, and nothing
+//! below the floor. Slices and flushes exclude each other; where flushes follow each other, a rewrite has its turn between two. The rate of
+//! slices is bounded. The journal's record is the commit point: before it a crash leaves the old generation, after it the new one.
 //!
 //! See also: `storage::kv::rewrite` (why the copy is exact), [`super`] (flushes).
 
@@ -23,8 +24,36 @@ use crate::storage::{Error, Rewrite, Sliced};
 /// The bytes of a slice. With [`SLICE_EVERY`] that is at most 20 MB a second: a small part of a core.
 const SLICE_BYTES: usize = 1 << 20;
 
-/// The shortest interval between two slices.
-const SLICE_EVERY: Millis = 50;
+/// The shortest interval between two slices, and between two in a turn between flushes.
+const SLICE_EVERY: (Millis, Millis) = (50, 20);
+
+/// The part of the time of a flush that a rewrite has before the next one.
+const TURN_PART: Millis = 4;
+
+/// The least bytes beyond twice its data that a file may have, however little space the disk has: an engine takes some before it has
+/// anything.
+const LEAST_SLACK_BYTES: u64 = 8 << 20;
+
+/// The space that a copy may take beyond twice its data.
+const COPY_MARGIN_BYTES: u64 = 8 << 20;
+
+/// Returns how many bytes a file may have beyond twice its data. On a disk with little space that is less, or the file would hold what
+/// writes need.
+pub(super) fn slack_bytes(core: &Core) -> u64 {
+    let slack = core.options.reclaim_slack_bytes;
+    core.own_space().map_or(slack, |space| slack.min((space.above_floor() / 2).max(LEAST_SLACK_BYTES)))
+}
+
+/// Whether the disk has room for a copy of so many bytes.
+pub(super) fn has_room(core: &Core, live: u64) -> bool {
+    core.own_space().is_none_or(|space| {
+        if space.is_nearly_full() {
+            space.above_floor() > 2 * live + COPY_MARGIN_BYTES
+        } else {
+            space.room() > 2 * live
+        }
+    })
+}
 
 /// The time between the end of a rewrite, or the start of the process, and the next look at the size of the tree.
 const REWRITE_EVERY: Millis = 10_000;
@@ -35,7 +64,7 @@ pub(crate) enum Reclaim {
     Idle,
     /// None before this time. A flush is due then, also without writes, to measure the tree.
     Waiting(Millis),
-    /// Between two slices; the earliest time for the next one.
+    /// Between two slices; when the last one began.
     Between(Box<Rewrite>, Millis),
     /// A slice is copied on another thread: the raft id and the generation, and when it began.
     Slicing((u64, u64), Millis),
@@ -77,8 +106,7 @@ impl Reclaim {
         }
         let is_free = matches!(self, Self::Idle);
         // The copy is about as large as the data; where the disk has no room for it, it stays as it is.
-        let has_room = core.own_space().is_none_or(|space| space.room() > 2 * live);
-        if !is_free || !has_room || tree_bytes <= 2 * live + core.options.reclaim_slack_bytes {
+        if !is_free || !has_room(core, live) || tree_bytes <= 2 * live + slack_bytes(core) {
             return Ok(());
         }
         let rewrite = Box::new(core.data_dir.rewrite(&core.state_machine)?);
@@ -87,18 +115,34 @@ impl Reclaim {
         Ok(())
     }
 
+    /// Returns until when a rewrite goes before the next flush, as of the end of one that took so long.
+    pub fn turn_until(now: Millis, flush_ms: Millis) -> Millis {
+        // Under load the next flush is due when one ends, and the rewrite would never go on.
+        now + flush_ms / TURN_PART
+    }
+
+    /// Whether a rewrite goes before a flush that is due: with the slices of its turn, and with the switch.
+    pub fn goes_first(&self, is_in_turn: bool, scanned: bool) -> bool {
+        match self {
+            Self::Between(rewrite, _) if rewrite.is_complete() => !scanned,
+            Self::Between(..) => is_in_turn,
+            _ => false,
+        }
+    }
+
     /// Goes on, where no flush is under way: the next slice, or the switch to the new generation, unless the tree is `scanned` for a
-    /// snapshot.
+    /// snapshot. `is_in_turn` says that a flush waits for it.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn go_on(&mut self, core: &mut Core, scanned: bool) -> Result<(), Error> {
+    pub fn go_on(&mut self, core: &mut Core, is_in_turn: bool, scanned: bool) -> Result<(), Error> {
+        let interval = if is_in_turn { SLICE_EVERY.1 } else { SLICE_EVERY.0 };
         match std::mem::replace(self, Self::Idle) {
             Self::Between(rewrite, _) if rewrite.is_complete() && !scanned => {
                 *self = Self::Waiting(core.now + REWRITE_EVERY);
                 switch(core, *rewrite)
             }
-            Self::Between(rewrite, not_before) if !rewrite.is_complete() && core.now >= not_before => {
+            Self::Between(rewrite, began) if !rewrite.is_complete() && core.now >= began + interval => {
                 *self = Self::Slicing(rewrite.id(), core.now);
                 core.background.slice(rewrite, SLICE_BYTES);
                 Ok(())
@@ -141,7 +185,7 @@ impl Reclaim {
             core.discard(rewrite);
             Self::Waiting(core.now + REWRITE_EVERY)
         } else {
-            Self::Between(rewrite, began + SLICE_EVERY)
+            Self::Between(rewrite, began)
         };
         Ok(())
     }

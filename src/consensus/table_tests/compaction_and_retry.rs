@@ -69,3 +69,26 @@ fn an_error_of_a_rewrite_that_is_in_use_no_more_ends_no_node() {
     snapshots.reclaim = Reclaim::Slicing(present.id(), NOW);
     assert!(snapshots.reclaim.sliced(&mut node.core, Some(present), Err(failure())).is_err());
 }
+
+#[test]
+fn a_rewrite_has_its_turn_between_flushes_that_follow_each_other() {
+    let (mut node, mut snapshots) = (Node::leader(2), Snapshots::default());
+    let rewrite = |node: &mut Node| Box::new(node.core.data_dir.rewrite(&node.core.state_machine).unwrap());
+    let due = |snapshots: &mut Snapshots, node: &Node| {
+        snapshots.snapshot_now(&node.core, NOW + 60_000, Box::new(drop));
+    };
+    due(&mut snapshots, &node);
+    snapshots.run_snapshots(&mut node.core).unwrap();
+    let mark = node.core.state_machine.applied();
+    node.core.at(NOW + 400);
+    snapshots.flushed(&mut node.core, mark, Ok(0)).unwrap();
+    // The next flush is due at once. A quarter of the time of the last one is the rewrite's.
+    for (ms, slices) in [(400, true), (499, true), (500, false)] {
+        node.core.at(NOW + ms);
+        due(&mut snapshots, &node);
+        snapshots.reclaim = Reclaim::Between(rewrite(&mut node), NOW);
+        snapshots.run_snapshots(&mut node.core).unwrap();
+        let did = (snapshots.reclaim.is_slicing(), node.core.state_machine.is_flushing());
+        assert_eq!(did, (slices, !slices), "{ms} ms after the first flush began");
+    }
+}

@@ -28,7 +28,7 @@ pub enum Copied {
     More,
     /// All is copied, durably.
     Complete,
-    /// The log has been replaced from an entry on that the copy has.
+    /// The log has been replaced from an entry on that the copy has, or compacted beyond its last one.
     Void,
 }
 
@@ -42,6 +42,12 @@ impl JournalRewrite {
     /// Begins with a copy that has no entry yet, in the journal folder with this number.
     pub(crate) fn new(copy: Journal, number: u64) -> Self {
         Self { copy, number }
+    }
+
+    /// Returns the last index that is copied.
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
+        self.copy.last_index()
     }
 
     /// Copies about `max_bytes` more entries of `journal`, with its present hard state; durable on return.

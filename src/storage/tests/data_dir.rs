@@ -96,7 +96,7 @@ fn a_rewritten_journal_is_in_use_once_the_identity_names_it() {
     let (mut data_dir, Incarnation { mut journal, state_machine }) = start(dir.path(), "n1").unwrap();
     let own = data_dir.identity().raft_id;
     journal.append(&[entry(2, 1), entry(3, 1)], &hard_state(1, 0, 2)).unwrap();
-    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(1, 0, 2)).unwrap();
+    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(1, 0, 2), 0).unwrap();
     assert_eq!(rewrite.step(&journal, &hard_state(1, 0, 2), u64::MAX).unwrap(), Copied::Complete);
     assert!(data_dir.garbage(1).unwrap().is_empty(), "one is in use, the other is being written");
     drop((data_dir, rewrite, journal, state_machine));
@@ -104,7 +104,7 @@ fn a_rewritten_journal_is_in_use_once_the_identity_names_it() {
     let (mut data_dir, Incarnation { journal, state_machine }) = start(dir.path(), "n1").unwrap();
     assert_eq!((data_dir.identity().journal, journal.last_index()), (0, 3));
     assert_eq!(data_dir.garbage(1).unwrap(), [format!("{own}/journal-1")]);
-    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(1, 7, 3)).unwrap();
+    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(1, 7, 3), 0).unwrap();
     assert_eq!(rewrite.step(&journal, &hard_state(1, 7, 3), u64::MAX).unwrap(), Copied::Complete);
     let copy = data_dir.switch_journal(rewrite).unwrap();
     let mut garbage = data_dir.garbage(1).unwrap();
@@ -117,6 +117,21 @@ fn a_rewritten_journal_is_in_use_once_the_identity_names_it() {
     assert_eq!((data_dir.identity().journal, journal.last_index()), (2, 3));
     assert_eq!((journal.hard_state(), journal.term(2)), (hard_state(1, 7, 3), Some(1)));
     assert!(data_dir.garbage(1).unwrap().is_empty());
+}
+
+#[test]
+fn a_rewritten_journal_begins_behind_what_a_compaction_would_remove() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut data_dir, Incarnation { mut journal, .. }) = start(dir.path(), "n1").unwrap();
+    journal.append(&[entry(2, 1), entry(3, 1), entry(4, 2)], &hard_state(2, 0, 4)).unwrap();
+    journal.record_checkpoint(4, 2);
+    let mut rewrite = data_dir.rewrite_journal(&journal, &hard_state(2, 0, 4), 3).unwrap();
+    assert_eq!(rewrite.last_index(), 3);
+    // A compaction that goes no further than the copy does not disturb it.
+    journal.compact(3, usize::MAX).unwrap();
+    assert_eq!(rewrite.step(&journal, &hard_state(2, 0, 4), u64::MAX).unwrap(), Copied::Complete);
+    let copy = data_dir.switch_journal(rewrite).unwrap();
+    assert_eq!((copy.first_index(), copy.last_index(), copy.term(3), copy.checkpoint()), (4, 4, Some(1), (4, 2)));
 }
 
 #[test]

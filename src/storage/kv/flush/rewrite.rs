@@ -31,8 +31,8 @@ const SCAN_PAIRS: usize = 256;
 /// The cache of the new generation while it is written.
 const COPY_CACHE_BYTES: u64 = 16 << 20;
 
-/// The bytes that the engine may write between two checks of the free space.
-const SPACE_MARGIN: u64 = 32 << 20;
+/// The bytes that the engine may write between two checks of the free space: a slice, and what it does beside it.
+const SPACE_MARGIN: u64 = 4 << 20;
 
 /// The part of a new generation that flushes write to as well.
 pub(crate) struct Mirror {
@@ -109,7 +109,7 @@ impl Rewrite {
     /// # Errors
     /// [`Error`]: poisoned.
     pub fn slice(&mut self, max_bytes: usize) -> Result<Sliced, Error> {
-        if self.reserved.space().is_some_and(|space| space.room() < SPACE_MARGIN) {
+        if self.reserved.space().is_some_and(|space| space.above_floor() < SPACE_MARGIN) {
             return Ok(Sliced::NoSpace);
         }
         let target = match &self.target {
