@@ -1,6 +1,6 @@
 //! Variables of the subcommands for TLS and tokens: `huskv status` as a process, against a small TLS server.
 //!
-//! See also: `src/client/tls_tests.rs` (the client itself), `src/trust/connector.rs` (reasons of refusals).
+//! See also: `src/client/tests/tls.rs` (the client itself), `src/trust/connector.rs` (reasons of refusals).
 
 use std::fs;
 use std::io::{Read, Write};
@@ -37,7 +37,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("UTF-8")
 }
 
-/// Serves stats of a node over TLS; returns the port, and the requests as they come.
+/// Serves stats of a node over TLS, whatever is asked; returns the port, and the requests as they come.
 fn serve(leaf: &Leaf) -> (String, mpsc::Receiver<String>) {
     let chain = vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes()).expect("PEM")];
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("PEM");
@@ -98,8 +98,12 @@ fn the_variables_name_ca_and_token_and_beside_a_node_its_directory_is_enough() {
         let output = huskv(variables, &["status"]);
         assert_eq!(output.status.code(), Some(0), "{variables:?}: {output:?}");
         assert!(text(&output.stdout).contains("kv1 leads, term 3"), "{output:?}");
-        let request = requests.recv().expect("a request").to_lowercase();
-        assert!(request.starts_with("get /raft/stats ") && request.contains(&bearer) == has_token, "{request}");
+        // Each on a connection of its own, so in any order.
+        let mut sent: Vec<_> = (0..2).map(|_| requests.recv().expect("a request").to_lowercase()).collect();
+        sent.sort();
+        for (request, start) in sent.iter().zip(["get /raft/stats ", "get /readyz?verbose "]) {
+            assert!(request.starts_with(start) && request.contains(&bearer) == has_token, "{request}");
+        }
     }
     // Another CA, in both kinds of subcommands: at once, and in words.
     fs::write(&bundle, TestCa::new("other").certificate()).expect("written");

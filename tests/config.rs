@@ -98,6 +98,7 @@ fn every_key_has_a_variable_and_a_flag_that_reach_it() {
             "log.level" => "debug",
             "log.format" => "json",
             "cluster.follow_moves" | "network.insecure" => "true",
+            "ui.enabled" => "false",
             "raft.node_id" | "raft.vol_dir" => "other",
             "tls.http_client_auth" => "required",
             "tls.http" | "tls.peer" => "accept",

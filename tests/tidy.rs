@@ -96,6 +96,8 @@ const FACADES: &[(&str, &str, &[&str])] = &[
             "InstallError",
             "Listed",
             "Names",
+            "READ_INDEX_ROUND",
+            "Readiness",
             "channel",
         ],
     ),

@@ -49,5 +49,3 @@ pub use crate::model::{Leader, Outcome};
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tls_tests;

@@ -26,6 +26,7 @@ mod examples;
 mod failures;
 mod harness;
 mod membership;
+mod monitoring;
 mod operations;
 mod peer_port;
 mod secure_peers;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let cases = [
         operations::cases(),
+        monitoring::cases(),
         api::cases(),
         docs::cases(),
         examples::cases(),

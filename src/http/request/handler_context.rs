@@ -36,21 +36,15 @@ use crate::http::metrics;
 use crate::http::node_events::overload::OverloadPeriod;
 use crate::http::options::Options;
 use crate::http::reload::{Present, Reloadable};
+use crate::http::response::node_headers::NodeHeaders;
 use crate::http::response::problem::{Problem, clip};
 use crate::http::server::client_socket::Fin;
 use crate::http::server::fair_memory::{Budget, Holder, Share};
 use crate::http::server::watchers::WatcherSlots;
-use crate::model::Millis;
-use crate::model::{Answer, Code, List, Refusal, Request, Status, TXN_BYTES};
+use crate::model::{Answer, Code, List, Millis, Refusal, Request, Status, TXN_BYTES};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::node_events::NodeEvents;
 
-/// The response header with the cluster id: versions and indexes of another cluster mean nothing in this one.
-const X_HUSKV_CLUSTER: HeaderName = HeaderName::from_static("x-huskv-cluster");
-/// The response header with the name of the node that answers.
-const X_HUSKV_NODE: HeaderName = HeaderName::from_static("x-huskv-node");
-/// The response header with the name of the leader, where one is known.
-const X_HUSKV_LEADER: HeaderName = HeaderName::from_static("x-huskv-leader");
 /// The budget of bodies in units of the longest body, at least: a JSON body is in memory twice while it is parsed, and the
 /// first share of an address may leave as much for others.
 const BODY_COPIES: usize = 4;
@@ -220,13 +214,11 @@ impl ServerContext {
     pub(crate) fn with_node_headers(&self, mut response: Response) -> Response {
         let names = self.handle.names();
         let mut last = self.node_headers.load();
-        if !Arc::ptr_eq(&last.names, &names) {
+        if !last.are_of(&names) {
             self.node_headers.store(Arc::new(NodeHeaders::of(names)));
             last = self.node_headers.load();
         }
-        for (header, value) in &last.headers {
-            response.headers_mut().insert(header, value.clone());
-        }
+        last.insert_into(response.headers_mut());
         response
     }
 
@@ -294,26 +286,6 @@ impl ServerContext {
                 .into();
         }
         problem
-    }
-}
-
-/// The headers with the cluster id, the node and the leader, for all responses until one of them changes.
-struct NodeHeaders {
-    names: Arc<Names>,
-    headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl NodeHeaders {
-    fn of(names: Arc<Names>) -> Self {
-        // 0 is a node that belongs to no cluster yet.
-        let cluster = (names.cluster_id != 0).then(|| (X_HUSKV_CLUSTER, HeaderValue::from(names.cluster_id)));
-        let named = [(X_HUSKV_NODE, Some(&names.node)), (X_HUSKV_LEADER, names.leader.as_ref())];
-        let named = named.into_iter().filter_map(|(header, name)| {
-            let name = name.filter(|name| !name.is_empty())?;
-            Some((header, HeaderValue::from_str(name).ok()?))
-        });
-        let headers = cluster.into_iter().chain(named).collect();
-        Self { names, headers }
     }
 }
 

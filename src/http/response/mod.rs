@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod event_stream;
 pub(crate) mod item_json;
+pub(crate) mod node_headers;
 pub(crate) mod overload;
 pub(crate) mod problem;
 pub(crate) mod refusal_codes;

@@ -6,7 +6,7 @@
 //! All data comes by requests of the page, which pass the same guards and rights as those of any client. The policy in the headers lets
 //! the page load nothing from elsewhere and run no script but its own; keys and values enter it as text alone.
 //!
-//! See also: `docs/ui.md`, the guard of pages of other origins ([`crate::http::server::browser_guard`]).
+//! See also: `docs/monitoring.md`, the guard of pages of other origins ([`crate::http::server::browser_guard`]).
 
 use std::hash::{DefaultHasher, Hasher};
 

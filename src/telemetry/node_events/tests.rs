@@ -1,3 +1,5 @@
+//! Tests of the ring of events: ids, the latest, waiting for more.
+
 use super::*;
 
 fn checkpoint(upto: u64) -> Kind {

@@ -1,8 +1,8 @@
 //! Tests of `GET /events`.
 //!
-//! See also: what is noted (`src/telemetry/node_events`), real nodes (`tests/cluster/operations/node_events.rs`).
+//! See also: what is noted (`src/telemetry/node_events`), real nodes (`tests/cluster/monitoring/node_events.rs`).
 
-use super::*;
+use super::super::*;
 use crate::telemetry::node_events::Kind;
 
 /// A node whose loop has not begun, with so many events.

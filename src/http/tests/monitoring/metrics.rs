@@ -1,8 +1,8 @@
 //! Tests of `GET /metrics`.
 //!
-//! See also: what is counted (`src/telemetry/metrics`), real nodes (`tests/cluster/operations/metrics.rs`).
+//! See also: what is counted (`src/telemetry/metrics`), real nodes (`tests/cluster/monitoring/metrics.rs`).
 
-use super::*;
+use super::super::*;
 
 /// A node whose loop answers nothing.
 fn silent(names: Names) -> Node {

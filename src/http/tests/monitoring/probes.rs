@@ -1,7 +1,7 @@
 //! Tests of `/livez`, `/readyz`, `/health` and `/version`: what fails them, what they ask the loop, and what they show to which client.
 
-use super::tokens::SecureNode;
-use super::*;
+use super::super::tokens::SecureNode;
+use super::super::*;
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

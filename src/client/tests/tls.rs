@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::tests::{PUT, Reply, Server, read_request, reply, respond};
-use super::*;
+use super::super::*;
+use super::{PUT, Reply, Server, read_request, reply, respond};
 use crate::trust::ClientAuth;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::connector::TlsConnector;

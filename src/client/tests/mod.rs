@@ -2,6 +2,8 @@
 //!
 //! See also: `tests/cluster/api/cli.rs` for real nodes.
 
+mod tls;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,11 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-pub(super) const PUT: &str = r#"{"data":{"key":"k","version":7},"message":"success persisting data"}"#;
+const PUT: &str = r#"{"data":{"key":"k","version":7},"message":"success persisting data"}"#;
 
 /// The scripted reaction to a request.
 #[derive(Clone)]
-pub(super) enum Reply {
+enum Reply {
     /// Reads the request and closes the connection.
     Close,
     /// Responds with status, headers and body.
@@ -23,7 +25,7 @@ pub(super) enum Reply {
     Open(String),
 }
 
-pub(super) fn reply(status: u16, body: &str) -> Reply {
+fn reply(status: u16, body: &str) -> Reply {
     Reply::Respond(status, String::new(), body.to_owned())
 }
 
@@ -32,14 +34,14 @@ fn problem(status: u16, code: &str, outcome: &str) -> Reply {
 }
 
 /// A server that follows a script and repeats its last step.
-pub(super) struct Server {
-    pub(super) address: String,
+struct Server {
+    address: String,
     requests: Arc<Mutex<Vec<String>>>,
     open: Arc<tokio::sync::Mutex<Vec<TcpStream>>>,
 }
 
 impl Server {
-    pub(super) async fn start(name: &'static str, script: Vec<Reply>) -> Self {
+    async fn start(name: &'static str, script: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -79,12 +81,12 @@ impl Server {
         }
     }
 
-    pub(super) fn requests(&self) -> Vec<String> {
+    fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
 
-pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).to_lowercase();
@@ -99,7 +101,7 @@ pub(super) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Strin
     }
 }
 
-pub(super) async fn respond(stream: &mut (impl AsyncWrite + Unpin), status: u16, headers: &str, body: &str) {
+async fn respond(stream: &mut (impl AsyncWrite + Unpin), status: u16, headers: &str, body: &str) {
     let text = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}\r\n{body}");
     stream.write_all(text.as_bytes()).await.unwrap();
 }
