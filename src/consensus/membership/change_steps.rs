@@ -24,8 +24,8 @@
 use raft::eraftpb::ConfChangeType;
 use slog::info;
 
-use super::Membership;
 use super::operation::{Effect, Operation, Stage, Step, refuse_once_settled};
+use super::{Membership, refuse_change};
 use crate::consensus::core::Core;
 use crate::consensus::proposals::shared_context::Context;
 use crate::model::Millis;
@@ -246,7 +246,7 @@ impl Membership {
                         self.current = Some(operation);
                     }
                     Step::Done(Ok(answer)) => self.effects.push(Effect::Answer(operation.waiting, answer)),
-                    Step::Done(Err(refusal)) => cx.core.refuse(operation.waiting, refusal),
+                    Step::Done(Err(refusal)) => refuse_change(cx, operation.waiting, refusal),
                 }
             }
             return None;
@@ -348,7 +348,7 @@ impl Membership {
                 return;
             }
         };
-        cx.core.refuse(operation.waiting, refusal);
+        refuse_change(cx, operation.waiting, refusal);
     }
 
     /// Notifies the joiner of a join that has ended, if it has switched and is in no entry.

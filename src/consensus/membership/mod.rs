@@ -152,13 +152,8 @@ impl Membership {
                     return None;
                 }
                 Step::Done(Err(refusal)) => {
-                    info!(cx.core.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
-                    if let Request::Join { node_id, .. } = &operation.waiting.request {
-                        let (code, why) = (refusal.code.as_str(), refusal.detail.clone());
-                        cx.core.note(Kind::JoinRefused { member: node_id.clone(), code, why });
-                    }
                     self.end_join(cx, &operation);
-                    cx.core.refuse(operation.waiting, refusal);
+                    refuse_change(cx, operation.waiting, refusal);
                     return None;
                 }
             }
@@ -262,4 +257,14 @@ impl Membership {
             cx.core.refuse(transfer.waiting, Refusal::unknown(refusal.code, refusal.detail));
         }
     }
+}
+
+/// Refuses a change of the members, and notes why.
+fn refuse_change(cx: &Context<'_>, waiting: ClientRequest, refusal: Refusal) {
+    info!(cx.core.log, "membership change refused"; "code" => refusal.code.as_str(), "detail" => &refusal.detail);
+    if let Request::Join { node_id, .. } = &waiting.request {
+        let (code, why) = (refusal.code.as_str(), refusal.detail.clone());
+        cx.core.note(Kind::JoinRefused { member: node_id.clone(), code, why });
+    }
+    cx.core.refuse(waiting, refusal);
 }

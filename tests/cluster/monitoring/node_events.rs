@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::failing_disk::{DiskFault, shim};
 use crate::failures::link_loss::linked;
-use crate::harness::{Cluster, Need, Node, Request, Setup, binary, check, eventually, number, secs};
+use crate::harness::{Cluster, Need, Node, Request, Setup, binary, check, eventually, secs};
 use crate::tcp_proxy::State;
 
 crate::harness::cases![
@@ -45,6 +45,12 @@ fn change(node: &Node, from: &str, to: Option<&str>) -> Value {
     event(node, "leader_changed", |event| event["from"] == from && event["to"] == json!(to))
 }
 
+/// A member of an event that is a number.
+#[track_caller]
+fn number(event: &Value, name: &str) -> u64 {
+    event[name].as_u64().unwrap_or_else(|| panic!("{name} is no number in {event}"))
+}
+
 /// A member of an event that is at least so much.
 #[track_caller]
 fn at_least(event: &Value, name: &str, least: u64) {
@@ -75,7 +81,7 @@ fn a_killed_leader_is_missed_and_says_restart_when_it_is_back() {
         assert_eq!((&changed["reason"], &changed["last_contact"]), (&json!("missed_heartbeats"), &json!(old)));
         at_least(&changed, "last_contact_ms", 800);
         the_log_agrees(&cluster.nodes[place], &changed);
-        assert_eq!(changed["term"], cluster.nodes[new].number("term"));
+        assert_eq!(number(&changed, "term"), cluster.nodes[new].number("term"));
         event(&cluster.nodes[place], "peer_lost", |event| event["peer"] == old.as_str());
     }
     let stood = event(&cluster.nodes[new], "election_started", |event| event["leader"] == old.as_str());
