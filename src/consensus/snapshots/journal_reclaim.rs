@@ -15,8 +15,9 @@ use crate::consensus::core::Core;
 use crate::model::Millis;
 use crate::storage::{Copied, Error, JournalRewrite};
 
-/// The bytes of a step, which is synced by the loop: at least, and at most. In between it is twice what was added since the step before.
-const STEP_BYTES: (u64, u64) = (256 << 10, 4 << 20);
+/// The parts of the slack that a step copies, which is synced by the loop: at least, and at most. With 64 MiB that is 256 KiB and 4 MiB. In
+/// between it is twice what was added since the step before.
+const STEP_PARTS: (u64, u64) = (256, 16);
 
 /// The shortest interval between two steps.
 const STEP_EVERY: Millis = 10;
@@ -92,7 +93,7 @@ impl JournalReclaim {
         let log = core.raw.store();
         let written = log.journal.written_bytes();
         let added = written.saturating_sub(std::mem::replace(&mut copying.written, written));
-        let (least, most) = STEP_BYTES;
+        let [least, most] = [STEP_PARTS.0, STEP_PARTS.1].map(|parts| core.options.reclaim_slack_bytes / parts);
         match copying.rewrite.step(&log.journal, &log.hard_state, (2 * added).clamp(least, most))? {
             Copied::More => copying.not_before = core.now + STEP_EVERY,
             Copied::Void => {

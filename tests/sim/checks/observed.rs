@@ -11,6 +11,8 @@ use crate::checks::journal::Entry;
 pub struct Observed {
     /// The leader of each term.
     pub leaders: BTreeMap<u64, u64>,
+    /// The terms in which an impostor has spoken as a leader, which those that it spoke to may take it for.
+    pub forged_terms: BTreeSet<u64>,
     /// The hash of the state at an applied index, from the node that got there first.
     pub states: BTreeMap<u64, u64>,
     /// The entry that was applied at an index, from the node that got there first.

@@ -73,8 +73,10 @@ pub fn check(world: &mut World, at: usize) {
     latest.truncate(LATEST_TURNS - 1);
     latest.push_front((status.commit_index, voters(&status)));
     identity::previous_incarnation(world, at, &status);
+    let is_outside = status.cluster_id != world.cluster || status.removed || status.joining;
+    node_events::check(world, at, is_outside);
     // What follows compares nodes of the one cluster with each other.
-    if status.cluster_id != world.cluster || status.removed || status.joining {
+    if is_outside {
         return;
     }
     // raft counts votes by its own copy of the configuration, which a crash or a snapshot could leave behind.
@@ -96,7 +98,6 @@ pub fn check(world: &mut World, at: usize) {
             world.fail(format!("term {} is led by {first} and by {raft_id}", status.term));
         }
     }
-    node_events::check(world, at);
     if is.applied != before.applied {
         applied_entries(world, at, before, is);
         changefeed::check(world, at, is.applied);

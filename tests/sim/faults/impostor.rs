@@ -73,6 +73,9 @@ pub fn act(world: &mut World) {
             ("a higher term", Input::Step(Box::new(Message { term, ..message(MessageType::MsgHeartbeat) })))
         }
     };
+    if let Input::Step(message) = &input {
+        world.observed.forged_terms.insert(message.term);
+    }
     world.trace(|| format!("the impostor sends n{at} {what}, as {from}"));
     world.input(at, input);
 }
