@@ -102,6 +102,7 @@ pub(super) fn others() -> impl Filter<Extract = (Response,), Error = Infallible>
         exact(warp::path("events"), (Rule::Metrics, Events), node_events::handle),
         exact(warp::path("load"), (Rule::Metrics, AnyNode), metrics::load::load),
         exact(of_cluster.and(warp::path("overview")), (Rule::Metrics, AnyNode), metrics::overview::overview),
+        exact(of_cluster.and(warp::path("events")), (Rule::Metrics, AnyNode), node_events::cluster::events),
         exact(page, (Open, AnyNode), ui::page),
         exact(page.and(warp::path("app.js")), (Open, AnyNode), ui::script),
         exact(page.and(warp::path("app.css")), (Open, AnyNode), ui::style),

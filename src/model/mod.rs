@@ -53,6 +53,9 @@ pub use node_name_and_address::{
     is_unspecified,
 };
 pub use peer::claim_probe::{Probe, ProbeReply, Recorded, StateDigest};
+pub use peer::event_report::{
+    EVENTS_BYTES, EventReport, FieldReport, REPORTED_EVENTS, ROUTINE_EVENTS, check_events, clip_events,
+};
 pub use peer::node_report::{
     Asked, AskedMember, LeaderReport, NodeReport, REPORTED_MEMBERS, ReportedRole, TransferReport,
 };

@@ -10,7 +10,7 @@ use super::handshake::{Hello, WIRE_VERSION};
 use super::wire::frame_limits;
 use super::wire::framing::{Preamble, read_frame, read_preamble};
 use super::wire::{Frame, HEAD_BYTES};
-use crate::model::{PeerTable, check_address, codec};
+use crate::model::{PeerTable, check_address, check_events, codec};
 
 /// A whole connection: preamble, handshake, frames.
 pub fn stream(mut bytes: &[u8]) {
@@ -68,6 +68,8 @@ fn understood(frame: &Frame) {
         Frame::PeerAddresses(known) => {
             known.iter().for_each(|(_, text)| address(text.as_bytes()));
         }
+        Frame::Report(report) => drop(report.check()),
+        Frame::Events(events) => drop(check_events(events)),
         _ => {}
     }
 }

@@ -73,7 +73,7 @@ pub async fn accept(listener: TcpListener, registry: Arc<Registry>, max_inbound:
 
 /// Whether connections for this are those of members, which identify themselves by their boot history.
 fn is_of_members(purpose: Purpose) -> bool {
-    matches!(purpose, Purpose::Peer | Purpose::Snapshot | Purpose::Report)
+    matches!(purpose, Purpose::Peer | Purpose::Snapshot | Purpose::Report | Purpose::Events)
 }
 
 /// An inbound connection.
@@ -105,6 +105,7 @@ impl Inbound {
             Purpose::Probe => rpc::answer_probe(registry, &who, stream).await,
             Purpose::JoinRequest => rpc::answer_join_request(registry, &who, peer.certified.as_deref(), stream).await,
             Purpose::Report => rpc::member_reports::answer(registry, stream).await,
+            Purpose::Events => rpc::member_reports::answer_events(registry, stream).await,
         }
     }
 
@@ -229,7 +230,7 @@ impl Inbound {
         Some(hello)
     }
 
-    /// Decides whether the peer is admitted. Peers, snapshot streams and questions for reports are checked against the table; other rpcs
+    /// Decides whether the peer is admitted. Peers, snapshot streams and questions to members are checked against the table; other rpcs
     /// come from nodes outside of it. What a certificate names is checked for all.
     async fn admit(
         &self,
@@ -249,7 +250,7 @@ impl Inbound {
         let peer = InboundPeer { hello, certified };
         let admitted = match peer.hello.purpose {
             Purpose::Peer | Purpose::Snapshot => self.registry.admit(&peer).await,
-            Purpose::Report => match self.registry.admit(&peer).await {
+            Purpose::Report | Purpose::Events => match self.registry.admit(&peer).await {
                 Ok(()) if !self.registry.may_ask(peer.hello.from) => Err(Denial::Unlisted),
                 admitted => admitted,
             },

@@ -1,4 +1,4 @@
-//! Reports for the overview of a cluster: of this node, and of the other members through the transport.
+//! Reports for the overview of a cluster and for its events: of this node, and of the other members through the transport.
 //!
 //! Why: an overview is wanted most where the loop stalls, so it is made of what the loop has published last.
 //!
@@ -11,20 +11,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::Handle;
-use crate::model::{AskedMember, LeaderReport, NodeReport, REPORTED_MEMBERS, ReportedRole, TransferReport};
+use crate::model::{
+    AskedMember, EventReport, FieldReport, LeaderReport, NodeReport, REPORTED_EVENTS, REPORTED_MEMBERS, ROUTINE_EVENTS,
+    ReportedRole, TransferReport, clip_events,
+};
+use crate::telemetry::node_events::NodeEvent;
 
 /// The time since the last turn of the loop from which on a node is reported as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 
 /// The answers of the members; in the order of the table.
-pub type AskedMembers = Pin<Box<dyn Future<Output = Arc<[AskedMember]>> + Send>>;
+pub type AskedMembers<T = NodeReport> = Pin<Box<dyn Future<Output = Arc<[AskedMember<T>]>> + Send>>;
 
-/// Asks the other members for their reports; implemented by the transport.
+/// Asks the other members for their reports and their events; implemented by the transport.
 pub trait MemberReports: Send + Sync {
     /// Returns what each of them says within about a second. However many callers there are, a member is asked at most once a
     /// second.
     fn gather(&self) -> AskedMembers;
+
+    /// Returns their latest events, likewise.
+    fn gather_events(&self) -> AskedMembers<Vec<EventReport>>;
 }
 
 impl Handle {
@@ -39,6 +48,21 @@ impl Handle {
             Some(reports) => reports.gather().await,
             None => Arc::new([]),
         }
+    }
+
+    /// Returns the latest events of each other member within about a second; nothing before the transport has started.
+    pub async fn ask_members_for_events(&self) -> Arc<[AskedMember<Vec<EventReport>>]> {
+        match self.published.member_reports() {
+            Some(reports) => reports.gather_events().await,
+            None => Arc::new([]),
+        }
+    }
+
+    /// Returns the latest events of this node as it reports them, oldest first.
+    #[must_use]
+    pub fn latest_events(&self) -> Vec<EventReport> {
+        let events = self.events().latest(REPORTED_EVENTS, ROUTINE_EVENTS);
+        clip_events(events.iter().filter_map(|event| event_report(event)).collect())
     }
 
     /// Returns the report of this node.
@@ -95,11 +119,35 @@ impl Handle {
     }
 }
 
+/// Returns an event as it is reported; None if it is none. Its texts are clipped.
+fn event_report(event: &NodeEvent) -> Option<EventReport> {
+    let Ok(Value::Object(mut kind)) = serde_json::to_value(&event.kind) else { return None };
+    kind.remove("kind");
+    let fields = kind.into_iter().map(|(name, value)| {
+        let value = match value {
+            Value::String(text) => FieldReport::Text(NodeReport::clip(&text)),
+            Value::Number(number) => number.as_u64().map_or(FieldReport::Null, FieldReport::Number),
+            _ => FieldReport::Null,
+        };
+        (name, value)
+    });
+    Some(EventReport {
+        id: event.id,
+        at: event.at.clone(),
+        index: event.index,
+        term: event.term,
+        kind: event.kind.name().to_owned(),
+        detail: NodeReport::clip(&event.detail),
+        fields: fields.collect(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use crate::consensus::{Names, Readiness, channel};
-    use crate::model::{Code, Refusal, ReportedRole};
+    use crate::model::{Code, FieldReport, REPORTED_EVENTS, ROUTINE_EVENTS, Refusal, ReportedRole, check_events};
     use crate::telemetry::metrics::{NodeState, PeerState};
+    use crate::telemetry::node_events::Kind;
 
     #[test]
     fn a_report_is_made_of_what_was_published() {
@@ -133,8 +181,29 @@ mod tests {
         assert_eq!((report.not_ready, report.leads, report.role), (None, None, ReportedRole::Follower));
     }
 
+    #[test]
+    fn events_are_reported_with_their_fields_and_clipped() {
+        let (handle, _inbox) = channel(1);
+        let why = "long\n".repeat(1_000);
+        handle.events().note(Kind::JoinRefused { member: "node4".into(), code: "has_data", why });
+        handle.events().note_at((7, 2), Kind::PeerLost { peer: "node2".into(), last_contact_ms: None });
+        let reported = handle.latest_events();
+        assert_eq!((check_events(&reported), reported.len()), (Ok(()), 2));
+        let lost = &reported[1];
+        assert_eq!((lost.id, lost.index, lost.term, lost.kind.as_str()), (2, 7, 2, "peer_lost"));
+        let peer = ("peer".to_owned(), FieldReport::Text("node2".into()));
+        assert!(lost.fields.contains(&peer) && lost.fields.contains(&("last_contact_ms".into(), FieldReport::Null)));
+        (0..1_000).for_each(|upto| handle.events().note(Kind::Checkpoint { upto, ms: 3 }));
+        let reported = handle.latest_events();
+        assert_eq!((check_events(&reported), reported.len()), (Ok(()), ROUTINE_EVENTS + 2));
+        assert_eq!(reported[2].fields[0], ("ms".to_owned(), FieldReport::Number(3)));
+        (0..1_000).for_each(|_| handle.events().note(Kind::Draining));
+        assert_eq!(handle.latest_events().len(), REPORTED_EVENTS);
+    }
+
     #[tokio::test]
     async fn nothing_is_asked_before_the_transport_has_started() {
         assert!(channel(1).0.ask_members().await.is_empty());
+        assert!(channel(1).0.ask_members_for_events().await.is_empty());
     }
 }

@@ -85,6 +85,7 @@ pub(super) fn route(path: &str) -> Option<(&'static str, &str)> {
         ("ui", "") => ("/ui/", ""),
         ("ui", "app.js") => ("/ui/app.js", ""),
         ("ui", "app.css") => ("/ui/app.css", ""),
+        ("cluster", "events") => ("/cluster/events", ""),
         ("openapi.json", "") => ("/openapi.json", ""),
         _ => return None,
     })

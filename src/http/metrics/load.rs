@@ -7,7 +7,6 @@
 use serde::Serialize;
 use warp::reply::Response;
 
-use super::Shown;
 use crate::http::request::handler_context::RequestContext;
 use crate::http::request::uri::{self, TIMEOUT};
 use crate::http::response::problem::{Problem, clip};
@@ -33,7 +32,7 @@ pub(in crate::http) async fn load(request: RequestContext) -> Result<Response, P
     let points = request.context.metrics().load.latest(parse(seconds.as_deref())?);
     let names = request.context.names();
     let data = Load { node: &names.node, interval_seconds: 1, points };
-    Ok(success::json(&Shown { data, message: "Here is the load of this node" }))
+    Ok(success::data(data, "Here is the load of this node"))
 }
 
 /// Parses for how many seconds points are wanted: all without a number.

@@ -12,7 +12,6 @@ mod tolerance;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
 use warp::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use warp::reply::Response;
 
@@ -24,13 +23,6 @@ use crate::model::{Answer, Code, CommandResult, Outcome, Refusal};
 use crate::telemetry::metrics::{AccessState, Failure, Format, Proposals, ServerState};
 use crate::trust::credentials::CredentialStore;
 use crate::trust::peer_tls::PeerTls;
-
-/// The body of an overview or a load: its fields keep their order.
-#[derive(Serialize)]
-struct Shown<T> {
-    data: T,
-    message: &'static str,
-}
 
 /// The path.
 pub(super) const PATH: &str = "/metrics";

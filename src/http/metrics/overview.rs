@@ -14,7 +14,6 @@ use serde::Serialize;
 use tokio::time::timeout;
 use warp::reply::Response;
 
-use super::Shown;
 use super::tolerance::{View, Voter, tolerance};
 use crate::consensus::Names;
 use crate::http::api::deadline;
@@ -97,7 +96,7 @@ pub(in crate::http) async fn overview(request: RequestContext) -> Result<Respons
     let asked = timeout(deadline.left(), handle.ask_members()).await.unwrap_or_default();
     let (names, node) = (handle.names(), handle.metrics().node.load_full());
     let data = compose(&node, &names, handle.report(), &asked);
-    Ok(success::json(&Shown { data, message: "Here is the cluster" }))
+    Ok(success::data(data, "Here is the cluster"))
 }
 
 /// Makes the overview of what this node has published and reports, and of what the others have said.

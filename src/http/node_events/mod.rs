@@ -1,10 +1,11 @@
-//! `GET /events`: the latest events of the node, once or as a stream.
+//! `GET /events`: the latest events of the node, once or as a stream. `GET /cluster/events` has a file of its own.
 //!
 //! Invariants: it neither waits for the consensus loop nor for the disk, so it answers while either stalls, while the node starts, and on a
 //! node outside of a cluster. A stream takes a slot of the watchers, and holds one event at a time.
 //!
 //! See also: what is noted ([`crate::telemetry::node_events`]), the stream ([`stream`]), `docs/monitoring.md`.
 
+pub(super) mod cluster;
 pub(super) mod overload;
 mod stream;
 
@@ -74,15 +75,7 @@ fn parse(query: &str, last_event_id: Option<&str>, events: &NodeEvents) -> Resul
     let [since, limit, timeout] = uri::parameters(query, ["since", "limit", TIMEOUT])?;
     // As for every route; nothing is waited for.
     uri::deadline(timeout.as_deref(), Duration::ZERO, Instant::now())?;
-    let limit = match limit {
-        None => LIMIT,
-        Some(text) => digits(&text)
-            .and_then(|limit| usize::try_from(limit).ok())
-            .filter(|limit| (1..=CAPACITY).contains(limit))
-            .ok_or_else(|| {
-                Problem::query(format!("query parameter `limit` must be from 1 to {CAPACITY}, not `{}`", clip(&text)))
-            })?,
-    };
+    let limit = parse_limit(limit.as_deref())?;
     let since = since.map(|text| {
         cursor(&text, events).ok_or_else(|| {
             Problem::query(format!("query parameter `since` must be the id of an event, not `{}`", clip(&text)))
@@ -95,6 +88,15 @@ fn parse(query: &str, last_event_id: Option<&str>, events: &NodeEvents) -> Resul
         })
     });
     Ok(Wanted { since: last.transpose()?.or(since), limit })
+}
+
+/// Parses how many events are wanted.
+fn parse_limit(limit: Option<&str>) -> Result<usize, Problem> {
+    let Some(text) = limit else { return Ok(LIMIT) };
+    let limit = digits(text).and_then(|limit| usize::try_from(limit).ok());
+    limit.filter(|limit| (1..=CAPACITY).contains(limit)).ok_or_else(|| {
+        Problem::query(format!("query parameter `limit` must be from 1 to {CAPACITY}, not `{}`", clip(text)))
+    })
 }
 
 /// Parses `57`, or `BOOT.57` as a stream has it. An id of an earlier start of the process means all events of this one.

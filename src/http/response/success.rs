@@ -43,6 +43,16 @@ pub(crate) fn json(content: &impl Serialize) -> Response {
     json_text(serde_json::to_vec(content).expect("bodies have string keys and numbers that JSON can hold"), None)
 }
 
+/// Returns a 200 with `data` and a message. The fields of the data keep their order.
+pub(crate) fn data(data: impl Serialize, message: &'static str) -> Response {
+    #[derive(Serialize)]
+    struct Body<T> {
+        data: T,
+        message: &'static str,
+    }
+    json(&Body { data, message })
+}
+
 /// Returns the body of a put: the value as sent, and its version.
 pub(crate) fn put_body(message: &str, key: &str, value: &Value, version: u64) -> Vec<u8> {
     let mut body = Vec::with_capacity(ENVELOPE + item_json::OVERHEAD + key.len() + value.bytes.len());

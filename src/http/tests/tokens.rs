@@ -125,6 +125,7 @@ const OPERATIONS: &[(&str, &str, &str, &str, Allowed)] = &[
     ("get", "/ui/", "/ui/", "", Allowed::Open),
     ("get", "/ui/app.js", "/ui/app.js", "", Allowed::Open),
     ("get", "/ui/app.css", "/ui/app.css", "", Allowed::Open),
+    ("get", "/cluster/events", "/cluster/events?limit=5", "", Allowed::Admin),
     ("get", "/raft/stats", "/raft/stats", "", Allowed::Outline),
     ("post", "/raft/join", "/raft/join", r#"{"node_id":"n","raft_address":"localhost:1"}"#, Allowed::Admin),
     ("post", "/raft/remove", "/raft/remove", r#"{"node_id":"n"}"#, Allowed::Admin),
@@ -435,7 +436,7 @@ async fn any_host_will_do_where_tokens_are_and_origins_are_checked_still() {
 async fn figures_are_for_their_own_token_which_opens_no_key() {
     let secure = SecureNode::start();
     let scraper = Some(secure.scraper.as_str());
-    for path in ["/metrics", "/events", "/load", "/cluster/overview"] {
+    for path in ["/metrics", "/events", "/load", "/cluster/overview", "/cluster/events"] {
         for secret in [scraper, Some(&secure.admin)] {
             assert_eq!(secure.ask(secret, "GET", path, "").await.status, 200, "{path}");
         }

@@ -5,6 +5,7 @@
 //! See also: `transport` (frames, handshake, connections).
 
 pub(crate) mod claim_probe;
+pub(crate) mod event_report;
 pub(crate) mod node_report;
 
 use serde::{Deserialize, Serialize};

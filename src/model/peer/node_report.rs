@@ -83,12 +83,12 @@ pub struct TransferReport {
     pub bytes_per_second: u64,
 }
 
-/// What a member said to the question for its report.
+/// What a member said to a question: for its report, or for its latest events.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Asked {
-    /// Its report.
-    Answered(Box<NodeReport>),
-    /// It is there, but has no report: it starts, or its version does not know the question.
+pub enum Asked<T = NodeReport> {
+    /// What it was asked for.
+    Answered(Box<T>),
+    /// It is there, but has none: it starts, or its version does not know the question.
     WithoutReport,
     /// Nothing in time.
     NoAnswer,
@@ -96,13 +96,13 @@ pub enum Asked {
 
 /// A member as another one has found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AskedMember {
+pub struct AskedMember<T = NodeReport> {
     /// Its raft id.
     pub raft_id: u64,
     /// The last round trip between the two nodes; None before the first.
     pub round_trip: Option<Duration>,
     /// What it said.
-    pub asked: Asked,
+    pub asked: Asked<T>,
 }
 
 impl NodeReport {

@@ -53,7 +53,7 @@ impl Verb {
 }
 
 /// The routes: template, methods.
-pub const ROUTES: [(&str, &[Verb]); 25] = {
+pub const ROUTES: [(&str, &[Verb]); 26] = {
     use Verb::{Delete, Get, Post, Put};
     [
         ("/store/{key}", &[Get, Put, Delete]),
@@ -79,6 +79,7 @@ pub const ROUTES: [(&str, &[Verb]); 25] = {
         ("/events", &[Get]),
         ("/cluster/overview", &[Get]),
         ("/load", &[Get]),
+        ("/cluster/events", &[Get]),
         ("/ui/{file}", &[Get]),
         ("other", &[]),
     ]
@@ -152,6 +153,7 @@ impl Target {
             ("events", "") => 20,
             ("cluster", "overview") => 21,
             ("load", "") => 22,
+            ("cluster", "events") => 23,
             ("ui", _) => PAGE,
             _ => OTHER,
         };

@@ -134,6 +134,22 @@ impl NodeEvents {
         Batch { first, last: ring.last, events: ring.events.iter().skip(begin).take(limit).cloned().collect() }
     }
 
+    /// Returns the latest events, oldest first: at most `limit`, and at most `routine` of those that happen all the time.
+    #[must_use]
+    pub fn latest(&self, limit: usize, mut routine: usize) -> Vec<Arc<NodeEvent>> {
+        let ring = self.ring();
+        let is_wanted = |event: &&Arc<NodeEvent>| {
+            let is_routine = event.kind.is_routine();
+            let is_wanted = !is_routine || routine > 0;
+            routine -= usize::from(is_routine && is_wanted);
+            is_wanted
+        };
+        let mut latest: Vec<_> = ring.events.iter().rev().filter(is_wanted).take(limit).cloned().collect();
+        drop(ring);
+        latest.reverse();
+        latest
+    }
+
     /// Returns what wakes a reader after each event.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {

@@ -43,6 +43,18 @@ fn the_ring_is_bounded_and_checkpoints_do_not_push_out_everything_else() {
 }
 
 #[test]
+fn the_latest_events_have_room_for_more_than_routine() {
+    let events = NodeEvents::default();
+    (0..3).for_each(|_| events.note(Kind::Draining));
+    (0..9).for_each(|upto| events.note(checkpoint(upto)));
+    events.note(Kind::Draining);
+    let latest = |limit, routine| events.latest(limit, routine).iter().map(|event| event.id).collect::<Vec<_>>();
+    assert_eq!(latest(6, 2), [1, 2, 3, 11, 12, 13]);
+    assert_eq!(latest(3, 9), [11, 12, 13]);
+    assert_eq!((latest(9, 0), latest(0, 9)), (vec![1, 2, 3, 13], vec![]));
+}
+
+#[test]
 fn an_event_has_its_point_and_wakes_readers() {
     let events = NodeEvents::default();
     let mut changes = events.changes();

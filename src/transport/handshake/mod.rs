@@ -47,6 +47,8 @@ pub enum Purpose {
     JoinRequest,
     /// One rpc: a member asks another for its report. A node of an earlier version closes the connection.
     Report,
+    /// One rpc: a member asks another for its latest events, likewise.
+    Events,
 }
 
 /// The identity of the dialler.

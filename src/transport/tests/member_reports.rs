@@ -1,4 +1,4 @@
-//! Tests of the question to members for their reports: who is answered, how often it is asked, and an earlier version.
+//! Tests of the questions to members for their reports and events: who is answered, how often it is asked, and an earlier version.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::consensus::{Handle, Names, Readiness};
 use crate::model::{Asked, AskedMember};
+use crate::telemetry::node_events::Kind;
 use crate::transport::handshake::dial::{DialError, dial};
 use crate::transport::handshake::{Denial, Hello, Purpose, WIRE_VERSION, Welcome, preamble};
 use crate::transport::wire::Frame;
@@ -49,6 +50,34 @@ async fn a_member_is_asked_once_for_all_that_want_to_know() {
 }
 
 #[tokio::test]
+async fn a_member_is_asked_for_its_events_beside_its_report() {
+    let (a, b) = pair().await;
+    b.handle().events().note(Kind::PeerLost { peer: "node9".into(), last_contact_ms: Some(5) });
+    let handle = a.handle();
+    let (one, two, _) =
+        tokio::join!(handle.ask_members_for_events(), handle.ask_members_for_events(), handle.ask_members());
+    assert!(Arc::ptr_eq(&one, &two), "one round of questions");
+    let asking = async {
+        loop {
+            let answers = handle.ask_members_for_events().await;
+            if let Some(Asked::Answered(events)) = answers.first().map(|it| it.asked.clone()) {
+                return *events;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let events = timeout(TEST_TIMEOUT, asking).await.expect("its events");
+    assert_eq!(events, b.handle().latest_events());
+    assert!(events.iter().any(|event| event.kind == "peer_lost" && event.detail.contains("node9")), "{events:?}");
+    let both = async {
+        while !matches!(handle.ask_members().await.first().map(|it| &it.asked), Some(Asked::Answered(_))) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(TEST_TIMEOUT, both).await.expect("its report too");
+}
+
+#[tokio::test]
 async fn a_member_that_is_gone_is_asked_in_vain() {
     let (mut a, mut b) = pair().await;
     b.transport.take().unwrap().stop().await;
@@ -68,7 +97,7 @@ async fn only_members_are_answered_and_a_joiner_answers_its_cluster() {
     let mut b = Node::start(2);
     b.publish(&[(1, "127.0.0.1:1")]);
     let hello = |from| Hello {
-        purpose: Purpose::Report,
+        purpose: Purpose::Events,
         cluster_id: CLUSTER,
         from,
         to: 2,
@@ -85,6 +114,9 @@ async fn only_members_are_answered_and_a_joiner_answers_its_cluster() {
     assert_eq!(asked.unwrap_err(), DialError::Denied(Denial::OtherCluster { cluster_id: CLUSTER }));
     b.post.publish(PeerTable { joining: true, ..b.table(&[]) });
     let mut asked = dial(&b.address, &hello(9), &plain(), TEST_TIMEOUT).await.unwrap().stream;
+    assert!(matches!(read_frame(&mut asked, ANY).await.unwrap(), Frame::Events(_)));
+    let hello = Hello { purpose: Purpose::Report, ..hello(9) };
+    let mut asked = dial(&b.address, &hello, &plain(), TEST_TIMEOUT).await.unwrap().stream;
     assert!(matches!(read_frame(&mut asked, ANY).await.unwrap(), Frame::Report(_)));
 }
 
@@ -96,7 +128,7 @@ async fn take_as_earlier(listener: TcpListener, refused: Arc<AtomicUsize>) {
         let (mut stream, _) = listener.accept().await.unwrap();
         read_preamble(&mut stream).await.unwrap();
         let Ok(Frame::Hello(hello)) = read_frame(&mut stream, ANY).await else { continue };
-        if hello.purpose == Purpose::Report {
+        if matches!(hello.purpose, Purpose::Report | Purpose::Events) {
             refused.fetch_add(1, Ordering::Relaxed);
             continue;
         }
@@ -130,5 +162,7 @@ async fn a_member_of_an_earlier_version_is_there_without_a_report_and_keeps_its_
     let later = timeout(TEST_TIMEOUT, later).await.expect("another round");
     assert_eq!((later[0].asked.clone(), refused.load(Ordering::Relaxed)), (Asked::WithoutReport, before));
     assert_eq!(a.lines.count("peer lost"), 0);
+    let events = a.handle().ask_members_for_events().await;
+    assert_eq!((&events[0].asked, refused.load(Ordering::Relaxed)), (&Asked::WithoutReport, before + 1));
     earlier.abort();
 }

@@ -8,7 +8,7 @@
 //! See also: `precheck` (size in memory), `memory_budget` (frames in flight).
 
 use super::{FRAME_BYTES, WireError};
-use crate::model::{ADDRESS_BYTES, NAME_BYTES, REPORTED_MEMBERS};
+use crate::model::{ADDRESS_BYTES, EVENTS_BYTES, NAME_BYTES, REPORTED_MEMBERS};
 
 /// The kinds of a conversation, each with its maximum payload.
 pub type FrameLimits = &'static [(u8, usize)];
@@ -70,6 +70,8 @@ pub const SNAPSHOT: FrameLimits = &[(6, 0), (12, CHANGES_BYTES), (13, END_BYTES)
 pub const TAKEN: FrameLimits = &[(6, 0), (14, SMALL_BYTES)];
 /// Report, from the acceptor: report.
 pub const REPORT: FrameLimits = &[(33, REPORT_BYTES)];
+/// Events, from the acceptor: a version, a length, and events.
+pub const EVENTS: FrameLimits = &[(34, 16 + EVENTS_BYTES)];
 /// Any kind, for tests.
 #[cfg(any(test, feature = "fuzzing"))]
 pub const ANY: FrameLimits = &{

@@ -21,8 +21,8 @@ use thiserror::Error;
 use super::handshake::{Denial, Hello, Welcome};
 
 use crate::model::{
-    Answer, DiskSpace, JoinAccepted, JoinOffer, NodeReport, Probe, ProbeReply, Refusal, Request, StateDigest, WhoAmI,
-    codec,
+    Answer, DiskSpace, EventReport, JoinAccepted, JoinOffer, NodeReport, Probe, ProbeReply, Refusal, Request,
+    StateDigest, WhoAmI, codec,
 };
 
 /// The maximum bytes read and discarded while closing, 64 KiB.
@@ -113,6 +113,8 @@ pub enum Frame {
     Space(DiskSpace),
     /// Report, acceptor: its report.
     Report(Box<NodeReport>),
+    /// Events, acceptor: its latest events.
+    Events(Vec<EventReport>),
 }
 
 /// A wire error.
@@ -174,6 +176,7 @@ impl Frame {
             Self::Follows(_) => (28, "follows"),
             Self::Space(_) => (29, "space"),
             Self::Report(_) => (33, "report"),
+            Self::Events(_) => (34, "events"),
         }
     }
 
@@ -216,6 +219,7 @@ impl Frame {
             Self::Follows(leader) => codec::encode_into(leader, &mut bytes),
             Self::Space(space) => codec::encode_into(space, &mut bytes),
             Self::Report(report) => codec::encode_into(&**report, &mut bytes),
+            Self::Events(events) => codec::encode_into(events, &mut bytes),
         }
         let length = bytes.len() - HEAD_BYTES;
         let field = u32::try_from(length).ok().filter(|_| length <= FRAME_BYTES);
@@ -281,6 +285,7 @@ impl Frame {
             }
             32 => Self::JoinRequested(value(&body)?),
             33 => Self::Report(value(&body)?),
+            34 => Self::Events(value(&body)?),
             kind => return Err(WireError::Malformed(format!("kind {kind} with {} bytes", body.len()))),
         })
     }
@@ -302,7 +307,7 @@ fn message(bytes: Vec<u8>, ends_snapshot: bool) -> Result<Box<Message>, WireErro
 mod tests {
     use super::*;
     use crate::model::{
-        BootHistory, BootId, Code, Command, IdentityConflict, LeaderReport, ReportedRole, TransferReport,
+        BootHistory, BootId, Code, Command, FieldReport, IdentityConflict, LeaderReport, ReportedRole, TransferReport,
     };
     use crate::transport::handshake::Purpose;
     use proptest::prelude::*;
@@ -368,6 +373,15 @@ mod tests {
                 leads: Some(LeaderReport { failure_tolerance: 1, matched: vec![(2, 9)] }),
                 transfers: vec![TransferReport { to: 3, bytes: 1, total_bytes: 2, bytes_per_second: 1 }],
             })),
+            Frame::Events(vec![EventReport {
+                id: 3,
+                at: "now".into(),
+                index: 9,
+                term: 4,
+                kind: "peer_lost".into(),
+                detail: "nothing".into(),
+                fields: vec![("ms".into(), FieldReport::Number(7)), ("peer".into(), FieldReport::Text("a".into()))],
+            }]),
         ]
     }
 

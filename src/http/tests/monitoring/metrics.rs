@@ -44,7 +44,12 @@ async fn an_overview_needs_no_answer_of_the_loop_and_no_cluster() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.body.starts_with(r#"{"data":{"cluster_id":null,"asked":"node1","leader":null,"#), "{answer:?}");
     assert_eq!(answer.json()["data"]["members"][0]["name"], "node1");
-    for path in ["/cluster/overview", "/load"] {
+    let events = joining.ask("GET", "/cluster/events?limit=1000&timeout=1s", "").await;
+    assert!(events.body.starts_with(r#"{"data":{"asked":"node1","events":["#), "{events:?}");
+    for query in ["limit=0", "limit=1001", "limit=x", "timeout=x", "since=1"] {
+        joining.ask("GET", &format!("/cluster/events?{query}"), "").await.is_problem(400, "bad_query");
+    }
+    for path in ["/cluster/overview", "/cluster/events", "/load"] {
         let head = joining.ask("HEAD", path, "").await;
         assert_eq!((head.status, head.body.as_str()), (200, ""));
         joining.ask("POST", path, "").await.is_problem(405, "method_not_allowed");
