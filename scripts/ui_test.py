@@ -161,7 +161,7 @@ def every_view_is_accessible_and_fits(browser, nodes):
                 body = json.dumps({"data": answer, "message": "made up"})
                 page.route(lambda url, path=path: urllib.parse.urlsplit(url).path == path, lambda route, _asked, body=body: route.fulfill(body=body, content_type="application/json"))
             show(page, "cluster")
-            page.wait_for_selector("text=5021887459180275319")
+            page.wait_for_selector("main >> text=5021887459180275319")
             for view in ["cluster", "timeline", "load", "keys?prefix=config%2F&key=config%2Flimits", "members"]:
                 name = view.split("?")[0]
                 show(page, view)
@@ -205,6 +205,45 @@ def every_view_lives(browser, nodes):
     assert page.locator("tbody .chip", has_text="leader").count() == 1
     show(page, "timeline")
     page.wait_for_selector("text=Leader:")
+    close(page)
+
+
+def the_timeline_merges_all_nodes(browser, nodes):
+    page = browser.page(nodes[1].url)
+    show(page, "timeline")
+    page.wait_for_selector("text=Leader:")
+    names = lambda: set(page.locator(".log li b").all_inner_texts())
+    assert names() == {"node1", "node2", "node3"}, names()
+    times = page.locator(".log li time").evaluate_all("all => all.map((one) => one.dateTime)")
+    assert times == sorted(times, reverse=True), "the newest first"
+    page.locator("label.field", has_text="Node").locator("select").select_option("node3")
+    assert names() == {"node3"}, names()
+    page.get_by_label("About").select_option("starts and stops")
+    page.wait_for_selector(".log .chip >> text=started")
+    assert page.locator(".log li").count() == 1
+    page.get_by_label("About").select_option("")
+    page.locator("label.field", has_text="Node").locator("select").select_option("")
+    # What happens on another node arrives without a reload.
+    status, answer = nodes[0].ask("POST", "/raft/join", {"node_id": "node9", "raft_address": "127.0.0.1:1"})
+    assert status == 502, answer
+    page.locator(".log li", has_text="join refused").first.wait_for()
+    # A node that stands still is named, and its events come when it goes on.
+    os.kill(nodes[2].process.pid, signal.SIGSTOP)
+    try:
+        page.wait_for_selector("text=Without the events of node3")
+    finally:
+        os.kill(nodes[2].process.pid, signal.SIGCONT)
+    page.wait_for_selector("text=Without the events of node3", state="detached")
+    close(page)
+
+
+def the_timeline_of_an_earlier_version_is_that_of_its_node(browser, nodes):
+    page = browser.page(nodes[1].url, expected=["404"])
+    page.route(lambda url: urllib.parse.urlsplit(url).path == "/cluster/events", lambda route, _asked: route.fulfill(status=404, body="{}", content_type="application/json"))
+    show(page, "timeline")
+    page.wait_for_selector("text=Every node keeps its own events")
+    assert set(page.locator(".log li b").all_inner_texts()) == {"node2"}
+    assert page.locator("main .dim a").all_inner_texts() == ["node1", "node3"]
     close(page)
 
 
@@ -455,15 +494,16 @@ def made_up_answers(nodes):
     now = time.time()
     at = lambda ago: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now - ago)) + f".{int((now - ago) % 1 * 1000):03}Z"
     happened = [
-        (900, "started", "huskv 0.1.0 starts", {}), (890, "election_won", "2 of 3 votes in term 2", {}),
-        (500, "member_joined", "node3 joined", {}), (300, "checkpoint", "checkpoint at index 100000", {}),
-        (61, "slow_sync", "a sync took 1240 ms", {"ms": 1240}), (60.4, "peer_lost", "no message of node1 for 1000 ms", {}),
-        (60, "election_started", "no heartbeat of node1 for 1040 ms", {}), (59.9, "election_won", "2 of 3 votes in term 4", {}),
-        (59.8, "leader_changed", "node2 leads instead of node1: no heartbeat of node1 for 1040 ms", {"from": "node1", "to": "node2", "reason": "missed_heartbeats"}),
-        (40, "peer_found", "node1 answers again", {}), (20, "snapshot_sent", "a snapshot of 150 MiB goes to node4", {}),
-        (5, "join_refused", "node9 may not join: name_in_use", {"code": "name_in_use"}),
+        (900, "node1", "started", "huskv 0.1.0 starts", {}), (890, "node1", "election_won", "2 of 3 votes in term 2", {}),
+        (500, "node1", "member_joined", "node3 joined", {}), (300, "node2", "checkpoint", "checkpoint at index 100000", {}),
+        (61, "node1", "slow_sync", "a sync took 1240 ms", {"ms": 1240}), (60.4, "node2", "peer_lost", "no message of node1 for 1000 ms", {}),
+        (60, "node2", "election_started", "no heartbeat of node1 for 1040 ms", {}), (59.9, "node2", "election_won", "2 of 3 votes in term 4", {}),
+        (59.8, "node2", "leader_changed", "node2 leads instead of node1: no heartbeat of node1 for 1040 ms", {"from": "node1", "to": "node2", "reason": "missed_heartbeats"}),
+        (58.9, "node1", "leader_changed", "node2 leads instead of node1: a slow sync held its loop up for 1240 ms", {"from": "node1", "to": "node2", "reason": "slow_sync"}),
+        (40, "node2", "peer_found", "node1 answers again", {}), (20, "node2", "snapshot_sent", "a snapshot of 150 MiB goes to node4", {}),
+        (5, "node2", "join_refused", "node9 may not join: name_in_use", {"code": "name_in_use"}),
     ]
-    events = [{"id": n, "at": at(ago), "index": 100 + n, "term": 4, "kind": kind, "detail": detail, **more} for n, (ago, kind, detail, more) in enumerate(happened, 1)]
+    events = [{"node": node, "id": n, "at": at(ago), "index": 100 + n, "term": 4, "kind": kind, "detail": detail, **more} for n, (ago, node, kind, detail, more) in enumerate(happened, 1)]
 
     def point(n):
         second, wave, stall = int(now) - 600 + n, max(0, 150 - abs(n - 320)) * 12 + n * 7919 % 97, 240 < n < 270
@@ -472,7 +512,7 @@ def made_up_answers(nodes):
 
     return {
         "/cluster/overview": {"cluster_id": 5021887459180275319, "asked": "node1", "leader": "node2", "term": 4, "voters": 4, "failure_tolerance": 1, "tolerance": "one more node may fail", "members": members},
-        "/events": {"node": "node1", "boot": "4711", "first": 1, "last": len(events), "events": events},
+        "/cluster/events": {"asked": "node1", "events": events, "missing": ["node5"]},
         "/load": {"node": "node1", "interval_seconds": 1, "points": [point(n) for n in range(600)]},
         "/version": {"huskv": "0.5.0", "commit": "4f1c2ab", "wire": 9, "formats": {}},
     }
@@ -493,7 +533,8 @@ def main():
             nodes[0].put("config/motd", "Hello.\nA second line.")
             browser = Browser(playwright)
             cases = [
-                every_view_is_accessible_and_fits, every_view_lives, the_whole_tour_works_by_keyboard, hostile_names_and_values_stay_text,
+                every_view_is_accessible_and_fits, every_view_lives, the_timeline_merges_all_nodes,
+                the_timeline_of_an_earlier_version_is_that_of_its_node, the_whole_tour_works_by_keyboard, hostile_names_and_values_stay_text,
                 an_edit_of_a_key_that_changed_shows_both_texts, refusals_of_membership_are_shown_with_their_code, ten_thousand_keys_page_at_once,
                 other_sites_may_link_to_the_page_and_read_nothing, the_death_of_the_node_asked_is_said_and_another_is_offered,
             ]

@@ -380,32 +380,39 @@ const BAD_KINDS = new Set(["peer_lost", "join_refused", "space_short", "overload
 const GOOD_KINDS = new Set(["peer_found", "space_restored", "overload_ended", "election_won", "member_joined", "member_promoted", "snapshot_installed"]);
 function timelineView(main) {
   const seen = new Map();
+  // Of all nodes through this one; of this one alone where it does not know the question.
+  let merged = true, missing = [], polls = 0;
   let follows = true, ended = false, problem = null, boot = "", last = 0, name = "";
   const list = h("ol", { class: "log", "aria-label": "Events, the newest first" });
   const latest = h("div", {}), note = h("div", {});
   const words = h("input", { type: "search", oninput: () => draw(), "aria-label": "Filter by text" });
   const group = h("select", { onchange: () => draw() }, h("option", { value: "" }, "all"), Object.keys(GROUPS).map((name) => h("option", { value: name }, name)));
+  const node = h("select", { onchange: () => draw() }, h("option", { value: "" }, "all"));
   const follow = button("Follow", () => { follows = !follows; follow.setAttribute("aria-pressed", String(follows)); if (follows) load(); }, { "aria-pressed": "true" });
   put(main, [h("h1", { tabindex: "-1" }, "Timeline"), latest,
-    h("div", { class: "row" }, h("label", { class: "field grow" }, "Text", words), field("About", group), follow),
+    h("div", { class: "row" }, h("label", { class: "field grow" }, "Text", words), field("About", group), field("Node", node), follow),
     note, h("div", { class: "panel" }, list)]);
 
   function draw() {
-    const all = [...seen.values()].sort((a, b) => (a.at < b.at ? 1 : a.at > b.at ? -1 : b.id - a.id));
+    const all = [...seen.values()].sort((a, b) => (a.at !== b.at ? (a.at < b.at ? 1 : -1) : a.node !== b.node ? (a.node < b.node ? 1 : -1) : b.id - a.id));
     const text = words.value.toLowerCase();
-    const shown = all.filter((one) => (!group.value || GROUPS[group.value].includes(one.kind))
-      && (!text || `${one.kind} ${one.detail} ${one.reason || ""}`.toLowerCase().includes(text))).slice(0, 500);
-    const change = all.find((one) => one.kind === "leader_changed");
+    const shown = all.filter((one) => (!group.value || GROUPS[group.value].includes(one.kind)) && (!node.value || one.node === node.value)
+      && (!text || `${one.node} ${one.kind} ${one.detail} ${one.reason || ""}`.toLowerCase().includes(text))).slice(0, 500);
+    // The node that lost its lead knows best why, and it may have noted it a moment after the others.
+    const newest = all.find((one) => one.kind === "leader_changed");
+    const change = newest && (all.find((one) => one.kind === "leader_changed" && one.node === one.from && one.to === newest.to && one.term === newest.term) || newest);
     fill(latest, change ? h("div", { class: "panel" }, h("h2", {}, change.to ? ["Leader: ", isolated(change.to)] : "No leader",
       change.from ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(change.at))}`)),
     h("p", {}, visible(change.detail || ""), change.reason ? [" ", chip("plain", visible(change.reason).replace(/_/g, " "))] : null)) : null);
-    fill(note, problem ? refusal(problem, "GET /events") : null, name ? h("p", { class: "dim" }, ["What happened to ", isolated(name), ", and why. Every node keeps its own events",
+    fill(note, problem ? refusal(problem, merged ? "GET /cluster/events" : "GET /events") : null,
+      merged && missing.length ? h("p", { class: "note warn" }, "\u25b2 Without the events of ", missing.map((one, at) => [at ? ", " : "", isolated(one)]),
+        missing.length > 1 ? ", which do not answer or are of an earlier version." : ", which does not answer or is of an earlier version.") : null, !merged && name ? h("p", { class: "dim" }, ["What happened to ", isolated(name), ", and why. Every node keeps its own events",
       others().length ? [": ", others().map((one, at) => [at ? ", " : "", h("a", { href: pageOf(one), rel: "noreferrer", "data-focus": `to ${one.name}` }, isolated(one.name))])] : "", "."]) : null);
     fill(list, shown.map((one) => {
       const at = new Date(one.at);
       const kind = BAD_KINDS.has(one.kind) ? ["bad", "\u25b2 "] : GOOD_KINDS.has(one.kind) ? ["good", "\u2713 "] : one.kind === "leader_changed" ? ["good", "\u2605 "] : ["plain", ""];
       return h("li", { class: one.kind === "leader_changed" ? "key" : one.fresh ? "fresh" : "" },
-        h("time", { class: "num", datetime: one.at, title: one.at }, isNaN(at) ? visible(one.at) : clock(at, true)), h("span", { class: "num dim" }, `term ${count(one.term)}`),
+        h("time", { class: "num", datetime: one.at, title: one.at }, isNaN(at) ? visible(one.at) : clock(at, true)), h("span", {}, h("b", {}, isolated(one.node)), h("span", { class: "num dim small" }, ` term ${count(one.term)}`)),
         chip(kind[0], `${kind[1]}${visible(one.kind).replace(/_/g, " ")}`),
         h("span", {}, visible(one.detail || "")));
     }));
@@ -414,35 +421,66 @@ function timelineView(main) {
   }
 
   const others = () => (state.overview ? state.overview.members : []).filter((one) => one.name !== name && pageOf(one));
+  const keyOf = (one) => `${one.node}/${one.at}/${one.id}`;
+  function add(events, first) {
+    let change = null;
+    for (const one of events) {
+      if (seen.has(keyOf(one))) continue;
+      seen.set(keyOf(one), { ...one, fresh: !first });
+      if (one.kind === "leader_changed") change = one;
+      if (![...node.options].some((option) => option.value === one.node)) node.append(h("option", { value: one.node }, visible(one.node)));
+    }
+    if (!first && change) announce(`${change.detail || "The leader changed."}`);
+    if (seen.size > 5000) for (const id of [...seen.keys()].slice(0, seen.size - 4000)) seen.delete(id);
+  }
+
+  // The latest hundred are enough, unless something before them may be new: a node that was missing, or one whose clock is behind.
+  async function loadMerged(wide) {
+    const answer = await ask(`cluster/events?limit=${wide ? 1000 : 100}`);
+    if (ended) return;
+    if (answer.status === 404) {
+      merged = false;
+      return loadOwn();
+    }
+    problem = answer.ok ? null : answer.status ? answer : problem;
+    if (!answer.ok) return;
+    const events = answer.data.events || [], gone = answer.data.missing || [];
+    const gap = events.length >= 100 && !seen.has(keyOf(events[0]));
+    const back = missing.some((one) => !gone.includes(one));
+    missing = gone;
+    if (!wide && (gap || back)) return loadMerged(true);
+    add(events, seen.size === 0);
+  }
+
+  async function loadOwn() {
+    const answer = await ask(`events?limit=1000${last ? `&since=${last}` : ""}`);
+    if (ended) return;
+    problem = answer.ok ? null : answer.status ? answer : problem;
+    if (!answer.ok) return;
+    if (answer.data.boot !== boot && boot) {
+      // Another start of the process: its ids begin at 1 again.
+      [boot, last] = [answer.data.boot, 0];
+      return loadOwn();
+    }
+    boot = answer.data.boot;
+    name = answer.data.node || "";
+    const events = (answer.data.events || []).map((one) => ({ ...one, node: name }));
+    last = Math.max(last, ...events.map((one) => one.id));
+    add(events, seen.size === 0);
+  }
+
   let loading = false;
   async function load() {
     if (loading) return;
     loading = true;
-    const answer = await ask(`events?limit=1000${last ? `&since=${last}` : ""}`);
+    const drawn = () => [problem, seen.size, missing, others().length].join();
+    const before = drawn();
+    await (merged ? loadMerged(polls++ % 10 === 0) : loadOwn());
     loading = false;
     if (ended) return;
-    const before = [problem, seen.size, others().length].join();
-    problem = answer.ok ? null : answer.status ? answer : problem;
-    if (answer.ok && answer.data.boot !== boot && boot) {
-      // Another start of the process: its ids begin at 1 again.
-      [boot, last] = [answer.data.boot, 0];
-      return load();
-    }
-    if (answer.ok) {
-      const first = seen.size === 0;
-      boot = answer.data.boot;
-      name = answer.data.node || "";
-      for (const one of answer.data.events || []) {
-        last = Math.max(last, one.id);
-        if (seen.has(`${boot}/${one.id}`)) continue;
-        seen.set(`${boot}/${one.id}`, { ...one, fresh: !first });
-        if (!first && one.kind === "leader_changed") announce(`${one.detail || "The leader changed."}`);
-      }
-      if (seen.size > 5000) for (const id of [...seen.keys()].slice(0, seen.size - 4000)) seen.delete(id);
-    }
     // What has not changed is not drawn again, so that it can be selected and read.
-    const shownOthers = note.querySelectorAll("a").length;
-    if (before !== [problem, seen.size, others().length].join() || shownOthers !== others().length || !list.children.length) draw();
+    const stale = !merged && note.querySelectorAll("a").length !== others().length;
+    if (before !== drawn() || stale || !list.children.length) draw();
   }
   load();
   const timer = setInterval(() => { if (follows && !document.hidden) load(); }, POLL_MS);

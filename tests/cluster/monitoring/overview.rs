@@ -1,4 +1,4 @@
-//! `/cluster/overview` and `/load` of real nodes: through each of them, with one killed, one stopped, and none that leads.
+//! `/cluster/overview`, `/cluster/events` and `/load` of real nodes: through each of them, with one killed, one stopped, and none that leads.
 
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use crate::harness::{Cluster, ELECTION, Node, Request, Setup, check, eventually,
 crate::harness::cases![
     each_node_shows_the_whole_cluster,
     a_member_that_is_killed_or_stopped_is_shown_so_within_a_second.alone(),
+    the_events_of_all_nodes_come_through_each_of_them,
     a_node_in_no_cluster_shows_itself,
     the_load_of_a_burst_is_kept,
 ];
@@ -89,6 +90,55 @@ fn a_member_that_is_killed_or_stopped_is_shown_so_within_a_second() {
     });
 }
 
+/// The events of all members, as a node shows them: the events, and the members that are missing.
+fn cluster_events(node: &Node, limit: u64) -> Result<(Vec<Value>, Value), String> {
+    let answer = node.try_request(Request::new("GET", &format!("/cluster/events?limit={limit}")))?;
+    check(answer.status == 200, answer.text())?;
+    let data = answer.data();
+    check(data["asked"] == node.name(), &data)?;
+    Ok((data["events"].as_array().cloned().unwrap_or_default(), data["missing"].clone()))
+}
+
+fn the_events_of_all_nodes_come_through_each_of_them() {
+    let mut cluster = Cluster::of(3);
+    let old = cluster.agreed();
+    let of_old = cluster.nodes[old].name().to_owned();
+    cluster.nodes[old].sigstop();
+    let new = cluster.agreed();
+    let of_new = cluster.nodes[new].name().to_owned();
+    eventually(secs(20), "the stopped node is missing", || {
+        let (events, missing) = cluster_events(&cluster.nodes[new], 1000)?;
+        check(missing == serde_json::json!([of_old]), &missing)?;
+        check(events.iter().all(|event| event["node"] != of_old.as_str()), "no events of it")
+    });
+    cluster.nodes[old].sigcont();
+    for node in &cluster.nodes {
+        eventually(ELECTION, format!("{} shows why the leader changed", node.name()), || {
+            let (events, missing) = cluster_events(node, 1000)?;
+            check(missing == serde_json::json!([]), &missing)?;
+            for other in &cluster.nodes {
+                let is_change = |event: &&Value| event["node"] == other.name() && event["kind"] == "leader_changed";
+                let change = events.iter().rev().find(is_change).ok_or_else(|| format!("none of {}", other.name()))?;
+                check(change["from"] == of_old.as_str() && change["to"] == of_new.as_str(), change)?;
+                // As the node itself shows it.
+                let own = other.get("/events?limit=1000").expect(200, "events").json()["events"].clone();
+                let own = own.as_array().into_iter().flatten().find(|event| event["id"] == change["id"]).cloned();
+                let mut own = own.ok_or("not among its own")?;
+                own["node"] = other.name().into();
+                check(own == *change, format!("{own}\n{change}"))?;
+            }
+            let order = |event: &Value| [&event["at"], &event["node"]].map(|it| it.as_str().map(str::to_owned));
+            check(events.is_sorted_by_key(order), "they are in order")?;
+            let (latest, _) = cluster_events(node, 2)?;
+            check(
+                latest.len() == 2 && latest[0]["at"].as_str() >= events[events.len() - 2]["at"].as_str(),
+                "the latest",
+            )
+        });
+    }
+    println!("{}", cluster.nodes[new].get("/cluster/events?limit=4").expect(200, "events").text());
+}
+
 fn a_node_in_no_cluster_shows_itself() {
     let forming = Setup::named("node9").set("HUSKV_JOIN", "127.0.0.1:1,127.0.0.1:2").start();
     let cluster = Cluster::of(2);
@@ -102,6 +152,9 @@ fn a_node_in_no_cluster_shows_itself() {
             check(all["tolerance"] == "not known: this node is in no cluster" && all["leader"].is_null(), &all)
         });
         node.get("/load?seconds=1").expect(200, "the load");
+        let (events, missing) = cluster_events(node, 1000).expect("an answer");
+        let own = events.iter().filter(|event| event["node"] == node.name()).count();
+        assert!(own > 0 && own == events.len() && missing == serde_json::json!([]), "{events:?} {missing}");
     }
 }
 
