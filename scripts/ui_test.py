@@ -161,7 +161,7 @@ def every_view_is_accessible_and_fits(browser, nodes):
                 body = json.dumps({"data": answer, "message": "made up"})
                 page.route(lambda url, path=path: urllib.parse.urlsplit(url).path == path, lambda route, _asked, body=body: route.fulfill(body=body, content_type="application/json"))
             show(page, "cluster")
-            page.wait_for_selector("main >> text=5021887459180275319")
+            page.wait_for_selector("main >> text=5021887459180275319")  # A narrow window hides the one in the header.
             for view in ["cluster", "timeline", "load", "keys?prefix=config%2F&key=config%2Flimits", "members"]:
                 name = view.split("?")[0]
                 show(page, view)

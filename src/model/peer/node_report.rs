@@ -123,7 +123,7 @@ impl NodeReport {
         Ok(())
     }
 
-    /// Returns a text that fits into a report: printable, and at most [`DETAIL_BYTES`] long.
+    /// Returns a text that fits into a report: printable, and at most `DETAIL_BYTES` long.
     #[must_use]
     pub fn clip(text: &str) -> String {
         let mut clipped: String = text.chars().filter(|char| !char.is_control()).collect();
