@@ -152,7 +152,7 @@ mod tests {
     fn golden_bytes_of_an_event() {
         let golden = [
             // Version 1; id, length and text of the time, index, term.
-            &b"\x01\x03\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\02026-11-29T20:50:01.000Z"[..],
+            &b"\x01\x03\0\0\0\0\0\0\0\x18\0\0\0\0\0\0\x002026-11-29T20:50:01.000Z"[..],
             b"\x09\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0",
             // Kind and detail, each behind its length.
             b"\x09\0\0\0\0\0\0\0peer_lost\x07\0\0\0\0\0\0\0nothing",

@@ -49,8 +49,11 @@ trait Reported: Sized + Send + Sync + 'static {
     /// The frame that answers it.
     const LIMITS: FrameLimits;
 
-    /// Returns what the frame has; the frame if it is another one.
-    fn of(frame: Frame) -> Result<Self, Frame>;
+    /// Returns what the frame has.
+    ///
+    /// # Errors
+    /// The name of its kind, if it is another one.
+    fn of(frame: Frame) -> Result<Self, &'static str>;
 
     /// Checks that it is bounded and printable.
     fn check(&self) -> Result<(), &'static str>;
@@ -60,8 +63,8 @@ impl Reported for NodeReport {
     const PURPOSE: Purpose = Purpose::Report;
     const LIMITS: FrameLimits = frame_limits::REPORT;
 
-    fn of(frame: Frame) -> Result<Self, Frame> {
-        if let Frame::Report(report) = frame { Ok(*report) } else { Err(frame) }
+    fn of(frame: Frame) -> Result<Self, &'static str> {
+        if let Frame::Report(report) = frame { Ok(*report) } else { Err(frame.kind().1) }
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -73,8 +76,8 @@ impl Reported for Vec<EventReport> {
     const PURPOSE: Purpose = Purpose::Events;
     const LIMITS: FrameLimits = frame_limits::EVENTS;
 
-    fn of(frame: Frame) -> Result<Self, Frame> {
-        if let Frame::Events(events) = frame { Ok(events) } else { Err(frame) }
+    fn of(frame: Frame) -> Result<Self, &'static str> {
+        if let Frame::Events(events) = frame { Ok(events) } else { Err(frame.kind().1) }
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -198,7 +201,7 @@ async fn answer_of<T: Reported>(registry: &Registry, raft_id: u64, address: &str
     let broken = DialError::Broken;
     let frame = read_frame_within(&mut stream, T::LIMITS, ASK_LIMIT).await;
     let answer = T::of(frame.map_err(|error| broken(error.to_string()))?);
-    let answer = answer.map_err(|other| broken(other.kind().1.to_owned()))?;
+    let answer = answer.map_err(|other| broken(other.to_owned()))?;
     if let Err(reason) = answer.check() {
         registry.warn_limited("a report of a member is not shown", address, reason);
         return Err(broken(reason.to_owned()));

@@ -92,7 +92,7 @@ fn a_member_that_is_killed_or_stopped_is_shown_so_within_a_second() {
 
 /// The events of all members, as a node shows them: the events, and the members that are missing.
 fn cluster_events(node: &Node, limit: u64) -> Result<(Vec<Value>, Value), String> {
-    let answer = node.try_request(Request::new("GET", &format!("/cluster/events?limit={limit}")))?;
+    let answer = node.try_request(Request::new("GET", format!("/cluster/events?limit={limit}")))?;
     check(answer.status == 200, answer.text())?;
     let data = answer.data();
     check(data["asked"] == node.name(), &data)?;
