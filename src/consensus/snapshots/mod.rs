@@ -155,7 +155,7 @@ impl Snapshots {
             core.discard(frozen);
         }
         debug_assert!(mark.0 <= core.applied(), "a checkpoint is at or below what is applied");
-        let behind = self.keep_from(core, mark.0);
+        let behind = Self::keep_from(core, mark.0, core.options.snapshot_every_bytes);
         // Order: the state machine is durable up to `mark` (that is why this is called), the journal records it
         // durably, and only then may entries go. A crash in between finds the old checkpoint and the whole log.
         let log = core.raw.mut_store();
@@ -174,13 +174,12 @@ impl Snapshots {
     }
 
     /// Returns the index that the log may be compacted to after a checkpoint at `mark`. A tail is kept for slow
-    /// followers, bounded by entries and, so that large values do not fill the disk, by the bytes between two
-    /// checkpoints.
-    fn keep_from(&self, core: &Core, mark: u64) -> u64 {
+    /// followers, bounded by entries and, so that large values do not fill the disk, by `bytes`.
+    fn keep_from(core: &Core, mark: u64, bytes: u64) -> u64 {
         let journal = &core.raw.store().journal;
         // Example: a checkpoint at 50 000, bounds of 10 000 entries and 64 MiB. Entries of 1 KiB: the log goes up to 40
         // 000, since 10 000 of them are 10 MiB. Entries of 1 MiB: it goes up to 49 936.
-        let bound = journal.bytes_after(mark) + core.options.snapshot_every_bytes;
+        let bound = journal.bytes_after(mark) + bytes;
         // Binary search for the first index behind which the log is no longer than the bound.
         let (mut low, mut high) = (mark.saturating_sub(core.options.snapshot_keep_entries), mark);
         while low < high {
@@ -293,8 +292,9 @@ impl Snapshots {
         let after = self.pinned.map(|(index, _)| index);
         let is_tight = core.own_space().is_some_and(DiskSpace::is_nearly_full);
         if is_tight {
-            // Writes need the space more than slow followers the log.
-            target = core.raw.store().journal.checkpoint().0;
+            // Less than otherwise, and not nothing: a follower that needs a snapshot may have no space for it.
+            let mark = core.raw.store().journal.checkpoint().0;
+            target = target.max(Self::keep_from(core, mark, reclaim::slack_bytes(core)));
         }
         for pin in [streaming, after, self.journal_reclaim.copied()].into_iter().flatten() {
             if !is_tight && core.raw.store().journal.bytes_after(pin) < PIN_BYTES {
