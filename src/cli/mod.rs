@@ -1,5 +1,5 @@
 //! Command line: `huskv` runs a node; `get`, `put` and their like use a cluster; `members`, `join`, `remove` and
-//! `transfer` administer it; `events` prints what happened to its nodes; `reload` makes nodes read their settings again; `certs` and `token` make its certificates and tokens; `demo` runs three nodes, `bench` measures them.
+//! `transfer` administer it; `events` prints what happened to its nodes; `top` shows it live; `reload` makes nodes read their settings again; `certs` and `token` make its certificates and tokens; `demo` runs three nodes, `bench` measures them.
 //!
 //! Why: one binary is all there is to install. The flags of a node are generated from the table of settings, so no list
 //! of them is kept here.
@@ -21,6 +21,7 @@ mod exit;
 mod kv;
 mod serve;
 mod token;
+mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -34,7 +35,7 @@ use exit::{USAGE, print_error};
 type Subcommand = (fn() -> Command, fn(&ArgMatches) -> u8);
 
 /// All subcommands, in the order of the help.
-const SUBCOMMANDS: [Subcommand; 19] = [
+const SUBCOMMANDS: [Subcommand; 20] = [
     (serve::command, serve::run),
     (kv::get::command, kv::get::run),
     (kv::put::command, kv::put::run),
@@ -45,6 +46,7 @@ const SUBCOMMANDS: [Subcommand; 19] = [
     (cluster::status::command, cluster::status::run),
     (cluster::members::command, cluster::members::run),
     (cluster::events::command, cluster::events::run),
+    (top::command, top::run),
     (cluster::membership::join_command, cluster::membership::join),
     (cluster::membership::remove_command, cluster::membership::remove),
     (cluster::membership::transfer_command, cluster::membership::transfer),

@@ -42,7 +42,9 @@ pub use failure::Failure;
 pub use node_client::{NodeClient, NodeClientError, Response};
 pub use node_readiness::{Readiness, ReadinessCheck};
 pub use node_stats::{DiskStats, MemberStats, NodeStats, NotReady};
-pub use overview::{ClusterOverview, LoadPoint, MemberOverview, NodeLoad, ReasonOverview, TransferOverview};
+pub use overview::{
+    ClusterEvent, ClusterEvents, ClusterOverview, LoadPoint, MemberOverview, NodeLoad, ReasonOverview, TransferOverview,
+};
 pub use watch::{Scope, Watch};
 
 pub use crate::model::{Leader, Outcome};

@@ -1,4 +1,4 @@
-//! `/cluster/overview` and `/load`: all members as one node sees them, and the load of that node.
+//! `/cluster/overview`, `/cluster/events` and `/load`: all members as one node sees them, and the load of that node.
 //!
 //! See also: what the figures mean (`docs/monitoring.md`).
 
@@ -115,6 +115,34 @@ pub struct LoadPoint {
     pub syncs: u64,
 }
 
+/// The latest events of all members as one node has gathered them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ClusterEvents {
+    /// The node that has answered.
+    pub asked: String,
+    /// The events by the clocks of their nodes, the oldest first.
+    pub events: Vec<ClusterEvent>,
+    /// The members whose events are not here.
+    pub missing: Vec<String>,
+}
+
+/// An event of a member, without the fields of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ClusterEvent {
+    /// The member.
+    pub node: String,
+    /// Its number since the start of that node.
+    pub id: u64,
+    /// The clock of that node, RFC 3339.
+    pub at: String,
+    /// The term of that node then.
+    pub term: u64,
+    /// What happened, such as `leader_changed`.
+    pub kind: String,
+    /// One sentence with all figures.
+    pub detail: String,
+}
+
 impl Client {
     /// Reads all members as one of the endpoints sees them.
     ///
@@ -122,6 +150,15 @@ impl Client {
     /// As [`Client::get`]; `not_found` where the node is of an earlier version, `forbidden` without a token for figures.
     pub async fn overview(&self) -> Result<ClusterOverview, Failure> {
         let request = ApiRequest::new(Method::GET, "/cluster/overview");
+        parse_data(RequestKind::Local, &self.send(RequestKind::Local, &request).await?)
+    }
+
+    /// Reads the latest events of all members, at most `limit`, from 1 to 1 000.
+    ///
+    /// # Errors
+    /// As [`Client::overview`].
+    pub async fn cluster_events(&self, limit: u32) -> Result<ClusterEvents, Failure> {
+        let request = ApiRequest::new(Method::GET, path("/cluster/events", &[("limit", limit.to_string())]));
         parse_data(RequestKind::Local, &self.send(RequestKind::Local, &request).await?)
     }
 

@@ -48,7 +48,8 @@ pub(crate) fn json(text: &RawValue) -> String {
     text.get().replace(['\n', '\r'], " ")
 }
 
-fn escape_control(text: &str) -> String {
+/// Returns a text whose control characters are escaped, as for a terminal.
+pub(crate) fn escape_control(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }

@@ -1,15 +1,17 @@
 //! `/cluster/overview`, `/cluster/events` and `/load` of real nodes: through each of them, with one killed, one stopped, and none that leads.
 
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, ELECTION, Node, Request, Setup, check, eventually, secs};
+use crate::harness::{Cluster, ELECTION, Node, Request, Setup, binary, check, eventually, secs};
 
 crate::harness::cases![
     each_node_shows_the_whole_cluster,
     a_member_that_is_killed_or_stopped_is_shown_so_within_a_second.alone(),
     the_events_of_all_nodes_come_through_each_of_them,
+    top_prints_the_cluster_once_where_there_is_no_terminal,
     a_node_in_no_cluster_shows_itself,
     the_load_of_a_burst_is_kept,
 ];
@@ -137,6 +139,44 @@ fn the_events_of_all_nodes_come_through_each_of_them() {
         });
     }
     println!("{}", cluster.nodes[new].get("/cluster/events?limit=4").expect(200, "events").text());
+}
+
+fn top_prints_the_cluster_once_where_there_is_no_terminal() {
+    let mut cluster = Cluster::of(3);
+    let leader = cluster.nodes[cluster.agreed()].name().to_owned();
+    let endpoints = cluster.addresses().join(",");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.env_clear().arg("top").args(arguments).args(["--endpoints", &endpoints]).stdin(Stdio::null());
+        command.output().expect("huskv")
+    };
+    for arguments in [&[][..], &["--once"]] {
+        eventually(secs(20), "all of it is printed", || {
+            let output = run(arguments);
+            let text = String::from_utf8(output.stdout).expect("text");
+            check(output.status.success() && output.stderr.is_empty() && !text.contains('\u{1b}'), &text)?;
+            let starts = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+            for node in &cluster.nodes {
+                let role = if node.name() == leader { "leader" } else { "follower" };
+                check(starts(&format!("{}  {role:<8}  yes ", node.name())) == 1, &text)?;
+                check(text.contains(&format!(" {} member_promoted: ", node.name())), &text)?;
+            }
+            check(text.contains(&format!(", leader {leader}, term ")) && starts("one more node may fail") == 1, &text)?;
+            check(starts("puts ") == 1 && starts("gets ") == 1 && starts("latest events") == 1, &text)
+        });
+    }
+    let gone = cluster.followers()[0];
+    let name = cluster.nodes[gone].name().to_owned();
+    cluster.nodes[gone].kill9();
+    eventually(secs(20), "the killed one is shown so", || {
+        let text = String::from_utf8(run(&["--once"]).stdout).expect("text");
+        let sentence = format!("no node may fail: {name} does not answer");
+        check(text.contains(&sentence) && text.contains(&format!("{name}  unreachable")), &text)?;
+        check(text.contains(&format!("without those of {name}")), &text)
+    });
+    cluster.nodes.iter_mut().for_each(Node::kill9);
+    let output = run(&["--once"]);
+    assert!(output.status.code() == Some(1) && output.stdout.is_empty() && !output.stderr.is_empty(), "{output:?}");
 }
 
 fn a_node_in_no_cluster_shows_itself() {
