@@ -30,7 +30,7 @@
 //! | [`config`] | settings | model, trust |
 //! | [`node`] | composes the modules, and stops them in reverse; `node::fuzzing`, the fuzz targets, in test builds only | all of these |
 //! | [`cli`] | the command line | auth, config, telemetry, node, client, trust |
-//! | [`telemetry`] | what a node says of itself: the log with its rate limits, the file of the audit, figures for Prometheus, the latest events of the node; the only prometheus_client | nothing |
+//! | [`telemetry`] | what a node says of itself: the log with its rate limits, the file of the audit, figures for Prometheus, the load of the last minutes, the latest events of the node; the only prometheus_client | nothing |
 //! | [`plant`] | planted bugs for test builds; not in a release | nothing |
 //!
 //! `tests/tidy.rs` holds the table. No module holds a handle to one above it: a request carries its own reply.
@@ -109,7 +109,8 @@
 //!   what can be counted (`consensus::claim_verification::plausibility`).
 //! * Members tell their free disk space ([`model::DiskSpace`]), less what they have yet to write. While a voter has less than
 //!   its reserve, no client's write that may make the state larger is proposed (`consensus::proposals::disk_space`), and no
-//!   snapshot takes from a reserve. Below the floor no change of a key is proposed, and checkpoints wait.
+//!   snapshot takes from a reserve; a rewrite does where that is touched already, because it gives more back
+//!   (`consensus::snapshots::reclaim`). Below the floor no change of a key is proposed, and checkpoints wait.
 //! * The loop closes no database and removes no directory: a background thread does.
 //! * Nodes compare their states: the leader tells its digest every second (`consensus::claim_verification::state_divergence`), and a node
 //!   that differs ends.

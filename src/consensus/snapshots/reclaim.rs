@@ -27,7 +27,10 @@ const SLICE_BYTES: usize = 1 << 20;
 /// The shortest interval between two slices, and between two in a turn between flushes.
 const SLICE_EVERY: (Millis, Millis) = (50, 20);
 
-/// The part of the time of a flush that a rewrite has before the next one.
+/// The time between the end of a rewrite, or the start of the process, and the next look at the size of the tree.
+const REWRITE_EVERY: Millis = 10_000;
+
+/// A rewrite has one part in so many of the time of a flush before the next one.
 const TURN_PART: Millis = 4;
 
 /// The least bytes beyond twice its data that a file may have, however little space the disk has: an engine takes some before it has
@@ -54,9 +57,6 @@ pub(super) fn has_room(core: &Core, live: u64) -> bool {
         }
     })
 }
-
-/// The time between the end of a rewrite, or the start of the process, and the next look at the size of the tree.
-const REWRITE_EVERY: Millis = 10_000;
 
 /// The rewrite of this node's tree.
 pub(crate) enum Reclaim {

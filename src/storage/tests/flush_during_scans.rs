@@ -2,19 +2,20 @@
 //!
 //! Why: the loop scans while it applies a removal by prefix, and the threads of clients scan pages, both beside the flush.
 //!
-//! See also: [`super::flushes`] (whole scans between the changes of a flush).
+//! See also: [`super::flushes`] (whole scans between the changes of a flush), [`super::halved_reads`].
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use super::flushes::{entry, list};
-use super::multi_key::{command, key};
+use super::flushes::list;
+use super::halved_reads::apply;
+use super::multi_key::key;
 use super::state_machine::fresh;
 use super::{Memory, Rng};
 use crate::model::View;
 use crate::model::test_store::Map;
 use crate::storage::kv::merged_scan;
-use crate::storage::{Applied, Operation, StateMachine, StateReader};
+use crate::storage::{StateMachine, StateReader};
 
 /// The pairs that a flush has still to set or to remove, in the order of their keys.
 type Changes = VecDeque<(Vec<u8>, Option<Vec<u8>>)>;
@@ -24,7 +25,8 @@ struct Flushing {
     db: Arc<Memory>,
     state_machine: StateMachine,
     changes: Changes,
-    begun: Changes,
+    /// What takes them back.
+    undo: Changes,
 }
 
 impl Flushing {
@@ -40,7 +42,7 @@ impl Flushing {
         changes.sort();
         let undo = changes.iter().map(|(key, _)| (key.clone(), before.get(key).cloned())).collect();
         *db.pairs.lock().unwrap() = before;
-        Self { db, state_machine, changes: changes.into(), begun: undo }
+        Self { db, state_machine, changes: changes.into(), undo }
     }
 
     /// Reads while before each read of the tree up to `most` changes of the flush are made.
@@ -59,7 +61,7 @@ impl Flushing {
         let found = read(self.state_machine.reader());
         *self.db.before_read.lock().unwrap() = None;
         let mut pairs = self.db.pairs.lock().unwrap();
-        for (key, value) in &self.begun {
+        for (key, value) in &self.undo {
             match value {
                 Some(value) => pairs.insert(key.clone(), value.clone()),
                 None => pairs.remove(key),
@@ -67,16 +69,6 @@ impl Flushing {
         }
         found
     }
-}
-
-fn apply(rng: &mut Rng, state_machine: &mut StateMachine, map: &mut Map) {
-    let first = state_machine.applied().0 + 1;
-    let entries: Vec<_> = (first..first + 8).map(|index| entry(index, 0, command(rng).into())).collect();
-    for Applied { index, operation, .. } in entries.clone() {
-        let Operation::Command(proposal) = operation else { panic!("commands alone") };
-        map.write(proposal.write, index, 1);
-    }
-    state_machine.apply(entries, usize::MAX).unwrap();
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::model::{Item, List, Page};
 use crate::storage::layout::CHUNK_BYTES;
 use crate::storage::{Applied, Operation, StateMachine};
 
-fn apply(rng: &mut Rng, state_machine: &mut StateMachine, map: &mut Map) {
+/// Applies eight random commands to both.
+pub(super) fn apply(rng: &mut Rng, state_machine: &mut StateMachine, map: &mut Map) {
     let first = state_machine.applied().0 + 1;
     let entries: Vec<_> = (first..first + 8).map(|index| entry(index, 0, command(rng).into())).collect();
     for Applied { index, operation, .. } in entries.clone() {
