@@ -38,7 +38,7 @@
 //! # Threads
 //!
 //! The loop (`consensus::thread`) is one thread with raft, journal and state machine. Network I/O and reads of the state run on tokio's
-//! workers. Removals, closes, flushes, rewrites, snapshot scans, the log and the audit file have threads of their own. `docs/design.md` draws them with their queues.
+//! workers. Removals, closes, flushes, rewrites, snapshot scans, the log and the audit file have threads of their own, and so has the cleaner of each sled database. `docs/design.md` draws them with their queues.
 //!
 //! # A PUT
 //!

@@ -26,7 +26,7 @@ pub struct Options {
     pub snapshot_keep_entries: u64,
     /// The maximum bytes of changes that a snapshot for a follower may take on disk.
     pub snapshot_spool_bytes: u64,
-    /// How much larger than twice its data the tree may be on disk before it is rewritten, in bytes.
+    /// How much larger than some times its data the tree may be on disk before it is rewritten, in bytes.
     pub reclaim_slack_bytes: u64,
     /// The maximum memory of the memtables and the encoding of a flush.
     pub memtable_bytes: usize,

@@ -82,7 +82,7 @@ fn meta_cache_bytes(config: &Config, memory: Memory) -> u64 {
     cache_bytes(config, memory) / 4
 }
 
-/// How much larger than twice its data the tree may be on disk before it is rewritten: a small state is not rewritten for a little.
+/// How much larger than some times its data the tree may be on disk before it is rewritten: a small state is not rewritten for a little.
 const RECLAIM_SLACK_BYTES: u64 = 64 * MIB;
 
 /// The memory of the memtables in bytes.

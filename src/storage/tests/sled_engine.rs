@@ -130,6 +130,30 @@ fn values_of_a_megabyte_in_random_order_make_no_blob_and_come_back() {
 }
 
 #[test]
+fn the_cleaner_gives_the_space_of_overwritten_values_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = sled(dir.path()).open("m", true, 8 << 20).unwrap();
+    let (mut rng, keys, value) = (Rng(7), 20_000_u64, 400);
+    for number in 0..12 * keys {
+        // All keys first, so that the data is as large as it will be.
+        let key = if number < keys { number } else { rng.below(keys) };
+        db.put(&key.to_be_bytes(), &vec![u8::try_from(number % 251).unwrap(); value]).unwrap();
+    }
+    db.sync().unwrap();
+    // 8 MB of data, 90 MB of puts. What is written here goes to segments that are free again.
+    let most = 5 * keys * value as u64;
+    let begun = std::time::Instant::now();
+    while db.size_on_disk() > most {
+        assert!(begun.elapsed().as_secs() < 60, "{} bytes", db.size_on_disk());
+        for _ in 0..100 {
+            db.put(&rng.below(keys).to_be_bytes(), &vec![7; value]).unwrap();
+        }
+        db.sync().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn missing_and_foreign_files_are_refused_before_anything_is_opened() {
     type Spoil = fn(&std::path::Path);
     let spoil: [(&str, Spoil); 6] = [
