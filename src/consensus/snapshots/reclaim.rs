@@ -1,6 +1,6 @@
 //! Reclaiming disk space: when the tree is rewritten, slice by slice, and when the copy takes its place.
 //!
-//! Why: the engine's cleaner keeps the tree at some three times its data under overwrites, but after removals the file stays as large as it was.
+//! Why: the engine's cleaner keeps the tree at twice its data under overwrites, but after removals the file stays as large as it was.
 //!
 //! ```text
 //!   a flush has ended, the tree is too large --> begin
@@ -33,12 +33,9 @@ const REWRITE_EVERY: Millis = 10_000;
 /// A rewrite has one part in so many of the time of a flush before the next one.
 const TURN_PART: Millis = 4;
 
-/// The tree is rewritten where it has more than so many tenths of its data, and the slack: with few writes, and with many. Uniform overwrites
-/// at the highest rate lead to 29 tenths (measured), and a copy that is made meanwhile has 20 when it is new.
-const MOST_TENTHS: (u64, u64) = (25, 40);
-
-/// There are many writes where those that were applied during a flush fill the active memtable to so many percent.
-const BUSY_FILL: usize = 25;
+/// The tree is rewritten where it has more than so many tenths of its data, and the slack. Uniform overwrites at the highest rate lead to 20
+/// tenths (measured), and a copy has 18 when it is new.
+const MOST_TENTHS: u64 = 25;
 
 /// The least slack of a file, however little space the disk has: an engine takes some before it has anything.
 const LEAST_SLACK_BYTES: u64 = 8 << 20;
@@ -112,9 +109,7 @@ impl Reclaim {
         }
         let is_free = matches!(self, Self::Idle);
         // The copy is about as large as the data; where the disk has no room for it, it stays as it is.
-        let is_busy = core.state_machine.fill() >= BUSY_FILL;
-        let tenths = if is_busy { MOST_TENTHS.1 } else { MOST_TENTHS.0 };
-        if !is_free || !has_room(core, live) || tree_bytes <= tenths * live / 10 + slack_bytes(core) {
+        if !is_free || !has_room(core, live) || tree_bytes <= MOST_TENTHS * live / 10 + slack_bytes(core) {
             return Ok(());
         }
         let rewrite = Box::new(core.data_dir.rewrite(&core.state_machine)?);

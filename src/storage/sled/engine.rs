@@ -32,9 +32,10 @@ use crate::storage::{Db, Engine, Error};
 /// (measured).
 const SEGMENT_BYTES: usize = 4 << 20;
 
-/// The interval of the rounds of sled's cleaner. Without them the tree of a million keys grew by 7 MB a second under uniform overwrites, with
-/// them it stayed at three times its data (measured).
-const CLEANED_EVERY_MS: u64 = 500;
+/// The interval of the rounds of sled's cleaner, which ends a round with each segment that it has emptied. Under uniform overwrites of a
+/// million keys (259 MB) at 12 000 a second the tree grew by 400 MB a minute without rounds, by 95 with one each 500 ms, and not beyond
+/// 700 MB with ten a second, for 1 % of a core (measured).
+const CLEANED_EVERY_MS: u64 = 100;
 
 /// The content of sled 0.34's `conf` file for these settings, before its checksum.
 const CONF: &[u8] = b"segment_size: 4194304\nuse_compression: false\nversion: 0.34\n";
