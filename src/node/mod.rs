@@ -55,8 +55,8 @@ use fd_budget::FileLimit;
 use listen::Ports;
 use memory::Memory;
 use reload::Reloader;
-pub use shutdown_signals::Stop;
 use shutdown_signals::StopSignals;
+pub use shutdown_signals::{ISOLATE, RECONNECT, Stop};
 
 /// How long the consensus thread has to transfer leadership and to answer pending requests.
 const CONSENSUS_LIMIT: Duration = Duration::from_secs(3);

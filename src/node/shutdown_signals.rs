@@ -1,25 +1,32 @@
 //! Stop conditions: SIGTERM, SIGINT, or the end of the process that started the node.
 //!
 //! Why: the demo's nodes must not outlive it, even when it is killed. Its end closes their standard input, which needs no
-//! signal and works wherever there are pipes.
+//! signal and works wherever there are pipes. Over the same pipe it isolates a node from its peers, and ends that.
 //!
 //! Invariants: SIGHUP does not stop a node: neither a terminal that closes nor a supervisor that means "reload" ends it. It
 //! wakes the reload of the settings.
 //!
 //! See also: [`crate::node`] (what a stop does), [`super::reload`].
 
-use std::io;
+use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
+
+use crate::transport::isolation;
+
+/// The line on standard input that isolates the node from its peers.
+pub const ISOLATE: &str = "isolate";
+/// The line that ends this.
+pub const RECONNECT: &str = "reconnect";
 
 /// The conditions that stop a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// SIGTERM and SIGINT.
     Signals,
-    /// SIGTERM, SIGINT, and the end of standard input.
+    /// SIGTERM, SIGINT, and the end of standard input, whose lines [`ISOLATE`] and [`RECONNECT`] are obeyed.
     SignalsAndStdin,
 }
 
@@ -38,7 +45,7 @@ impl Stop {
     pub(super) fn listen(self) -> io::Result<StopSignals> {
         let stdin = match self {
             Self::Signals => None,
-            Self::SignalsAndStdin => Some(end_of_stdin()?),
+            Self::SignalsAndStdin => Some(follow_stdin()?),
         };
         Ok(StopSignals {
             terminate: signal(SignalKind::terminate())?,
@@ -76,11 +83,17 @@ impl StopSignals {
     }
 }
 
-/// Reads standard input to its end, on a thread of its own, because a blocking read from a pipe cannot be cancelled.
-fn end_of_stdin() -> io::Result<oneshot::Receiver<()>> {
+/// Obeys standard input to its end, on a thread of its own, because a blocking read from a pipe cannot be cancelled.
+fn follow_stdin() -> io::Result<oneshot::Receiver<()>> {
     let (ended, wait) = oneshot::channel();
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
-        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+        for line in io::stdin().lock().lines().map_while(Result::ok) {
+            match line.as_str() {
+                ISOLATE => isolation::set(true),
+                RECONNECT => isolation::set(false),
+                _ => {}
+            }
+        }
         ended.send(()).ok();
     })?;
     Ok(wait)

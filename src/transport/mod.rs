@@ -46,6 +46,7 @@ use std::time::Duration;
 pub use admission::is_member;
 pub use handshake::WIRE_VERSION;
 use shared_state::Registry;
+pub use socket::isolation;
 use tokio::time::timeout;
 
 use crate::consensus::{Handle, Outbox};

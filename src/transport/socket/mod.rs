@@ -3,7 +3,9 @@
 //! Why: frames are the same over both. And what the system has taken cannot be overtaken any more; by default it takes megabytes beyond what
 //! is on its way.
 //!
-//! See also: `link::send_queue` (what overtakes what), [`crate::trust::peer_tls`] (the handshake).
+//! See also: `link::send_queue` (what overtakes what), [`crate::trust::peer_tls`] (the handshake), [`isolation`].
+
+pub mod isolation;
 
 use std::future::pending;
 use std::io;
@@ -16,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::trust::peer_tls::TlsStream;
 use crate::trust::verified_certificate::VerifiedCertificate;
+use isolation::Severable;
 
 /// The bytes that the system holds beyond those on their way.
 #[cfg(target_os = "linux")]
@@ -70,11 +73,11 @@ impl PeerStream {
         match self {
             Self::Plain(stream) => {
                 let (reader, writer) = stream.into_split();
-                (Box::new(reader), Box::new(writer))
+                (Box::new(Severable(reader)), Box::new(Severable(writer)))
             }
             Self::Tls(stream, _) => {
                 let (reader, writer) = tokio::io::split(stream);
-                (Box::new(reader), Box::new(writer))
+                (Box::new(Severable(reader)), Box::new(Severable(writer)))
             }
         }
     }
@@ -82,6 +85,7 @@ impl PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        isolation::check()?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream, _) => Pin::new(stream).poll_read(cx, buf),
@@ -91,6 +95,7 @@ impl AsyncRead for PeerStream {
 
 impl AsyncWrite for PeerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        isolation::check()?;
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
