@@ -185,7 +185,7 @@ mod tests {
     fn events_are_reported_with_their_fields_and_clipped() {
         let (handle, _inbox) = channel(1);
         let why = "long\n".repeat(1_000);
-        handle.events().note(Kind::JoinRefused { member: "node4".into(), code: "has_data", why });
+        handle.events().note(Kind::SnapshotFailed { to: "node4".into(), why, next_in_ms: 1_000 });
         handle.events().note_at((7, 2), Kind::PeerLost { peer: "node2".into(), last_contact_ms: None });
         let reported = handle.latest_events();
         assert_eq!((check_events(&reported), reported.len()), (Ok(()), 2));

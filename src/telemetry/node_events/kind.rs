@@ -164,6 +164,17 @@ pub enum Kind {
         /// How long it took.
         ms: u64,
     },
+    /// A snapshot for a follower is still being sent; every ten seconds.
+    SnapshotProgress {
+        /// The follower.
+        to: String,
+        /// The bytes sent.
+        bytes: u64,
+        /// About the bytes that it will have.
+        total_bytes: u64,
+        /// The bytes a second since it began.
+        bytes_per_second: u64,
+    },
     /// A snapshot for a follower was not installed; another attempt follows.
     SnapshotFailed {
         /// The follower.
@@ -242,6 +253,7 @@ impl Kind {
             Self::PeerFound { .. } => "peer_found",
             Self::Checkpoint { .. } => "checkpoint",
             Self::SnapshotSent { .. } => "snapshot_sent",
+            Self::SnapshotProgress { .. } => "snapshot_progress",
             Self::SnapshotFailed { .. } => "snapshot_failed",
             Self::SnapshotInstalled { .. } => "snapshot_installed",
             Self::SlowSync { .. } => "slow_sync",
@@ -253,10 +265,10 @@ impl Kind {
         }
     }
 
-    /// Whether it happens all the time on a busy node.
+    /// Whether it may happen again and again: on a busy node, or by a node outside that asks for a join each second.
     #[must_use]
     pub fn is_routine(&self) -> bool {
-        matches!(self, Self::Checkpoint { .. })
+        matches!(self, Self::Checkpoint { .. } | Self::SnapshotProgress { .. } | Self::JoinRefused { .. })
     }
 
     /// Returns the sentence with all figures.
@@ -291,6 +303,12 @@ impl Kind {
             Self::Checkpoint { upto, ms } => format!("the state is durable up to index {upto}, after {ms} ms"),
             Self::SnapshotSent { to, upto, ms } => {
                 format!("{to} has installed a snapshot up to index {upto}, after {ms} ms")
+            }
+            Self::SnapshotProgress { to, bytes, total_bytes, bytes_per_second } => {
+                let left = total_bytes.saturating_sub(*bytes) / (*bytes_per_second).max(1);
+                format!(
+                    "{to} was sent {bytes} of about {total_bytes} bytes of a snapshot, at {bytes_per_second} bytes a second; about {left} s are left"
+                )
             }
             Self::SnapshotFailed { to, why, next_in_ms } => {
                 format!("a snapshot for {to} failed: {why}; the next attempt may begin in {next_in_ms} ms")

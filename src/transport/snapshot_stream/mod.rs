@@ -19,6 +19,7 @@
 
 pub mod pace;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use raft::eraftpb::{Message, SnapshotMetadata};
 use slog::info;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::admission::check_snapshot;
 use super::handshake::dial::{Established, dial};
@@ -39,7 +40,8 @@ use super::wire::framing::{read_frame_within, write_frame_within};
 use super::wire::{Frame, WireError};
 use crate::consensus::{Input, InstallError};
 use crate::storage::{self, ReceivedSnapshot, SnapshotReader, SnapshotTarget};
-use crate::telemetry::metrics::PeerFigures;
+use crate::telemetry::metrics::{PeerFigures, TransferProgress};
+use crate::telemetry::node_events::Kind;
 use pace::Pace;
 
 /// The limit of one step of a stream.
@@ -56,6 +58,8 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(3);
 /// How long an earlier stream may take to be cleaned up.
 const PREVIOUS_STREAM_LIMIT: Duration = Duration::from_secs(20);
+/// The interval of events and log lines about a stream that takes long.
+const NOTED_EVERY: Duration = Duration::from_secs(10);
 /// The maximum characters of a reason sent back.
 const REASON_CHARS: usize = 1_000;
 /// The frames, of 1 MiB each, buffered between disk and network.
@@ -92,6 +96,7 @@ pub async fn send(
     let result = tokio::select! {
         result = sending => result,
         () = registry.stopped() => Err("this node is stopping".into()),
+        never = note_progress(registry, to) => match never {},
     };
     let snapshots = &registry.handle.metrics().snapshots;
     match &result {
@@ -101,6 +106,21 @@ pub async fn send(
     let outcome = result.as_ref().map_or_else(String::as_str, |_| "taken");
     info!(registry.log, "snapshot stream ended"; "to" => to, "outcome" => outcome, "ms" => ms(began));
     result
+}
+
+/// Notes again and again how far the stream to a member is.
+async fn note_progress(registry: &Registry, to: u64) -> Infallible {
+    loop {
+        sleep(NOTED_EVERY).await;
+        let listed = registry.table().and_then(|table| table.name_of(to).cloned());
+        let streams = registry.handle.metrics().transfers.progress();
+        let Some(stream) = streams.into_iter().find(|stream| stream.to == to) else { continue };
+        let TransferProgress { bytes, total_bytes, bytes_per_second, .. } = stream;
+        info!(registry.log, "snapshot stream goes on"; "to" => to, "bytes" => bytes, "of_about" => total_bytes,
+            "bytes_per_second" => bytes_per_second);
+        let to = listed.unwrap_or_else(|| to.to_string());
+        registry.handle.events().note(Kind::SnapshotProgress { to, bytes, total_bytes, bytes_per_second });
+    }
 }
 
 async fn dial_member(registry: &Registry, to: u64) -> Result<(PeerStream, String), String> {
