@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -473,6 +474,69 @@ def the_death_of_the_node_asked_is_said_and_another_is_offered(browser, nodes):
     close(page)
 
 
+def the_demo_shows_a_leader_die_by_keyboard(browser, home):
+    ports = [next(port for port in range(first, first + 1_900, 5) if all(map(is_free, range(port, port + 4)))) for first in (24_100, 26_100, 28_100)]
+    log = open(home / "demo.log", "wb")
+    command = [BINARY, "demo", "--dir", home / "demo", "--http-from", str(ports[0]), "--raft-from", str(ports[1]), "--page-port", str(ports[2])]
+    demo = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{ports[2]}"
+        until(lambda: b"Ctrl-C" in (home / "demo.log").read_bytes(), "the demo has joined its nodes")
+        for scheme, width in (("dark", 360), ("light", 1280)):
+            page = browser.page(url, width=width, height=860, scheme=scheme, expected=["502", "503"])
+            show(page, "cluster")
+            page.wait_for_selector(".demo-nodes li:nth-child(3) .chip >> text=runs")
+            page.wait_for_selector("tbody tr:nth-child(3)")
+            no_violation(page, f"the demo, {scheme}")
+            fits(page, f"the demo, {scheme}")
+            page.screenshot(path=SHOTS / f"demo-{scheme}-{width}.png", full_page=True)
+            if width == 360:
+                close(page)
+        press(page, "Watch a leader die", "BUTTON")
+        page.wait_for_selector("text=1 of 5")
+        old = page.locator(".tour b").first.inner_text()
+        # Each step has the focus on what leads on.
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=2 of 5")
+        no_violation(page, "the tour")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=4 of 5")
+        page.wait_for_selector("text=The key is still there")
+        assert page.locator(".demo-nodes li", has_text=old).locator(".chip").first.inner_text() == "\u2715 killed"
+        new = page.locator(".tour b").first.inner_text()
+        assert new != old and "no heartbeat of" in page.locator(".tour").inner_text(), page.locator(".tour").inner_text()
+        page.wait_for_timeout(2_500)
+        no_violation(page, "a new leader")
+        page.screenshot(path=SHOTS / "demo-tour.png", full_page=True)
+        assert focused(page)["text"].startswith("Heal"), focused(page)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=The end")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=The end", state="detached")
+        # The buttons, without the tour.
+        press(page, f"Cut {new}", "BUTTON")
+        page.wait_for_selector(".demo-nodes .chip >> text=cut off")
+        assert focused(page)["text"] == f"Kill {new}", focused(page)
+        press(page, f"Heal {new}", "BUTTON")
+        page.wait_for_selector(".demo-nodes .chip >> text=cut off", state="detached")
+        show(page, "timeline")
+        page.wait_for_selector(".log .chip >> text=leader changed")
+        close(page)
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.wait(30)
+
+
+def is_free(port):
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+            return True
+        except OSError:
+            return False
+
+
 # ---- answers that the nodes of a test do not give: a learner, a transfer, an unreachable member, a busy hour ----
 
 
@@ -544,6 +608,9 @@ def main():
                     began = time.monotonic()
                     case(browser, nodes)
                     print(f"ok {case.__name__} ({time.monotonic() - began:.1f} s)", flush=True)
+            if only in "the_demo_shows_a_leader_die_by_keyboard":
+                the_demo_shows_a_leader_die_by_keyboard(browser, home)
+                print("ok the_demo_shows_a_leader_die_by_keyboard", flush=True)
             if only in "a_token_is_asked_for_and_stays_in_the_tab":
                 a_token_is_asked_for_and_stays_in_the_tab(browser, home)
                 print("ok a_token_is_asked_for_and_stays_in_the_tab", flush=True)

@@ -3,8 +3,8 @@
 //! See also: `tests/cluster` for the nodes.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +17,10 @@ use serde_json::json;
 /// The time limit of a step on a busy machine, in a debug build.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Finds two ranges of four ports that are free at this moment. They are below the ephemeral range of the system: no
+/// The ports of a range: those of up to four nodes, and one for the page.
+const PORTS: u16 = 5;
+
+/// Finds two ranges of five ports that are free at this moment. They are below the ephemeral range of the system: no
 /// connection of another test takes one of them while a demo is stopped.
 fn free_ranges() -> [u16; 2] {
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
@@ -26,8 +29,8 @@ fn free_ranges() -> [u16; 2] {
         // A fresh RandomState is seeded anew, which is all the randomness that is needed here.
         let random = RandomState::new().hash_one(found.len());
         let first = 20_000 + u16::try_from(random % 12_000).expect("below 12 000");
-        let apart = found.iter().all(|other: &u16| first.abs_diff(*other) > 4);
-        if apart && (first..first + 4).all(free) {
+        let apart = found.iter().all(|other: &u16| first.abs_diff(*other) > 5);
+        if apart && (first..first + PORTS).all(free) {
             found.push(first);
         }
     }
@@ -52,6 +55,7 @@ impl Demo {
             .current_dir(folder)
             .envs(variables.iter().copied())
             .args(["demo", "--http-from", &ports[0].to_string(), "--raft-from", &ports[1].to_string()])
+            .args(["--page-port", &(ports[0] + PORTS - 1).to_string()])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -81,6 +85,15 @@ impl Demo {
 
     fn http(&self, node: u16) -> String {
         format!("127.0.0.1:{}", self.ports[0] + node)
+    }
+
+    fn page(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0] + PORTS - 1)
+    }
+
+    /// Asks its page for an action on a node, as the page's own buttons do; returns the status and the response.
+    fn act(&self, action: &str, node: &str) -> (u16, String) {
+        exchange(&self.page(), "POST", &format!("/demo/{action}/{node}"), &[("Huskv-Demo", "1")])
     }
 
     fn interrupt(&mut self) {
@@ -141,10 +154,39 @@ fn get(address: &str, path: &str) -> Response {
     ask(async |client: NodeClient| client.get(address, path).await).expect("an answer")
 }
 
+/// Sends a request with these headers, and returns the status and the response.
+fn exchange(address: &str, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(LONG)).expect("a timeout");
+    let host = headers.iter().all(|(name, _)| *name != "Host").then(|| format!("Host: {address}\r\n"));
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("{method} {path} HTTP/1.1\r\n{}{headers}Connection: close\r\n\r\n", host.unwrap_or_default());
+    stream.write_all(head.as_bytes()).expect("sent");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("an answer in UTF-8");
+    let status = response.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, response)
+}
+
+/// Waits until the condition holds.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < LONG, "not within {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The leader as the node at this address knows it; None where it knows none or does not answer.
+fn leader_at(address: &str) -> Option<String> {
+    let stats = ask(async |client: NodeClient| client.get(address, "/raft/stats").await).ok()?;
+    stats.body["data"]["leader"]["node_id"].as_str().map(str::to_owned)
+}
+
 fn nothing_listens(ports: [u16; 2], limit: Duration) {
     let begun = Instant::now();
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    while !ports.iter().flat_map(|first| *first..*first + 4).all(|port| free(&port)) {
+    while !ports.iter().flat_map(|first| *first..*first + PORTS).all(|port| free(&port)) {
         assert!(begun.elapsed() < limit, "something is left running");
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -227,6 +269,74 @@ fn a_port_in_use_is_named_before_any_node_is_started() {
 }
 
 #[test]
+fn the_page_of_a_demo_causes_faults_and_heals_them() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ports = free_ranges();
+    let mut demo = Demo::start(folder.path(), ports, &[]);
+    let said = demo.until("Ctrl-C");
+    assert!(said.contains(&format!("http://{}/ui/", demo.page())), "{said}");
+    let (page, number) =
+        (demo.page(), |name: &str| name.trim_start_matches("node").parse::<u16>().expect("a number") - 1);
+    let agreed = || {
+        let leader = leader_at(&demo.http(0))?;
+        (1..3).all(|node| leader_at(&demo.http(node)).as_ref() == Some(&leader)).then_some(leader)
+    };
+    let healed = |name: &str| {
+        assert_eq!(demo.act("heal", name).0, 200);
+        until("all nodes agree on a leader", || agreed().is_some());
+    };
+    let (status, html) = exchange(&page, "GET", "/ui/", &[]);
+    assert!(
+        status == 200 && html.to_lowercase().contains("\r\nhuskv-demo: 1\r\n") && html.contains("app.js"),
+        "{html}"
+    );
+    assert_eq!(exchange(&page, "GET", "/ui/demo.js", &[]).0, 200);
+    // The page is answered by a node that runs.
+    let first = agreed().expect("a leader");
+    assert_eq!(demo.act("kill", &first).0, 200);
+    let (status, refusal) = demo.act("kill", &first);
+    assert!(status == 409 && refusal.contains("heal it first"), "{refusal}");
+    assert!(exchange(&page, "GET", "/demo/nodes", &[]).1.contains("killed"));
+    until("the others have a leader", || leader_at(&page).is_some_and(|leader| leader != first));
+    healed(&first);
+
+    // A paused one does not answer, and goes on where it stood.
+    let second = agreed().expect("a leader");
+    assert_eq!(demo.act("pause", &second).0, 200);
+    assert_eq!(demo.act("cut", &second).0, 409);
+    until("the others have a leader", || leader_at(&page).is_some_and(|leader| leader != second));
+    healed(&second);
+
+    // One that is cut off still answers clients, and knows of no leader.
+    let third = agreed().expect("a leader");
+    assert_eq!(demo.act("cut", &third).0, 200);
+    let away = demo.http(number(&third));
+    until("it has lost its lead", || get(&away, "/raft/stats").body["data"]["leader"].is_null());
+    let left = demo.http((number(&third) + 1) % 3);
+    until("the others have a leader", || leader_at(&left).is_some_and(|leader| leader != third));
+    healed(&third);
+    assert_eq!(demo.act("heal", &third).0, 409);
+
+    // Nothing but its own page may do so, and there is nothing else to do.
+    for (headers, path, expected) in [
+        (&[][..], "/demo/kill/node1", 403),
+        (&[("Huskv-Demo", "1"), ("Origin", "http://evil.example")], "/demo/kill/node1", 403),
+        (&[("Huskv-Demo", "1"), ("Host", "evil.example")], "/demo/kill/node1", 403),
+        (&[("Huskv-Demo", "1")], "/demo/kill/node9", 404),
+        (&[("Huskv-Demo", "1")], "/demo/wipe/node1", 404),
+        (&[("Huskv-Demo", "1")], "/demo/nodes", 405),
+    ] {
+        assert_eq!(exchange(&page, "POST", path, headers).0, expected, "{path} {headers:?}");
+    }
+    assert_eq!(exchange(&page, "GET", "/store/x", &[("Origin", "http://evil.example")]).0, 403);
+
+    // A paused node ends with a killed demo too.
+    assert_eq!(demo.act("pause", "node2").0, 200);
+    drop(demo);
+    nothing_listens(ports, LONG);
+}
+
+#[test]
 fn a_secure_demo_is_used_by_what_it_prints_and_refuses_strangers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path();
@@ -247,6 +357,11 @@ fn a_secure_demo_is_used_by_what_it_prints_and_refuses_strangers() {
     assert_eq!((refused.status, &refused.body["code"]), (401, &json!("unauthorized")));
     let refused = get(&address, "/store/foo");
     assert_eq!((refused.status, &refused.body["code"]), (400, &json!("https_required")));
+    assert_eq!(demo.act("pause", "node1").0, 401);
+    let header = format!("Bearer {}", secret(folder));
+    let page = |path, headers: &[(&str, &str)]| exchange(&demo.page(), "GET", path, headers);
+    assert_eq!(page("/store/foo", &[]).0, 401);
+    assert_eq!(page("/store/foo", &[("Authorization", &header)]).0, 200);
     // The same with curl, where there is one.
     let leader = said.lines().find_map(|line| line.split_once(" leads;")).expect("a leader").0;
     if Command::new("curl").arg("--version").output().is_ok() {

@@ -8,6 +8,7 @@
 //! See also: [`crate::trust::connector`], RFC 6750 (bearer tokens).
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -73,6 +74,14 @@ impl Token {
         header.set_sensitive(true);
         Ok(Self(header))
     }
+
+    /// Whether a request with these headers has this token. The time that this takes says nothing of it: keyed hashes are compared first.
+    #[must_use]
+    pub fn is_sent_in(&self, headers: &HeaderMap) -> bool {
+        let keyed = RandomState::new();
+        let is_equal = |sent: &HeaderValue| keyed.hash_one(sent) == keyed.hash_one(&self.0) && *sent == self.0;
+        headers.get(AUTHORIZATION).is_some_and(is_equal)
+    }
 }
 
 impl fmt::Debug for Token {
@@ -99,6 +108,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         access.authorize(&mut headers);
         assert_eq!(headers[AUTHORIZATION], "Bearer hkv_secret");
+        let token = |secret| Token::new(secret).unwrap();
+        assert!(token("hkv_secret").is_sent_in(&headers) && !token("hkv_secre").is_sent_in(&headers));
+        assert!(!token("hkv_secret").is_sent_in(&HeaderMap::new()));
         let client = super::super::Client::with_access(["a:1"], super::super::Client::TIMEOUT, access.clone());
         for text in [format!("{access:?}"), format!("{headers:?}"), format!("{client:?}")] {
             assert!(!text.contains("secret"), "{text}");

@@ -9,13 +9,15 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::Method;
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::Value;
 
 use super::access::Access;
 use super::cluster_client::PAUSE;
-use super::http_client::{ApiRequest, ApiResponse, HttpClient};
+use super::http_client::{ApiRequest, ApiResponse, ExchangeError, HttpClient};
 use super::node_readiness::Readiness;
 use super::retry;
 
@@ -131,6 +133,24 @@ impl NodeClient {
     pub async fn readiness(&self, address: &str) -> Result<Readiness, NodeClientError> {
         let answer = self.exchange(address, ApiRequest::new(Method::GET, "/readyz?verbose")).await?;
         Ok(Readiness::parse(answer.status, &answer.body))
+    }
+
+    /// Sends a request as it is, and returns the response as soon as its head is there, however long its body goes on. There is no
+    /// timeout but the caller's.
+    ///
+    /// # Errors
+    /// [`NodeClientError::Unreachable`].
+    pub(crate) async fn forward(
+        &self,
+        address: &str,
+        request: hyper::Request<Bytes>,
+    ) -> Result<hyper::Response<Incoming>, NodeClientError> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let request = ApiRequest { method: head.method, path, headers: head.headers, body };
+        let unreachable =
+            |error: ExchangeError| NodeClientError::Unreachable { address: address.to_owned(), detail: error.detail };
+        self.http.open(address, &request).await.map_err(unreachable)
     }
 
     async fn send(&self, address: &str, request: ApiRequest) -> Result<Response, NodeClientError> {

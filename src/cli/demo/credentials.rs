@@ -179,12 +179,22 @@ impl Credentials {
         TokenFiles::of(&self.folder).header
     }
 
+    /// The admin's token.
+    pub(super) fn admin(&self) -> Token {
+        self.admin.clone()
+    }
+
     /// Access to the nodes, as an admin.
     pub(super) fn access(&self) -> Result<Access, CredentialError> {
+        Ok(self.access_without_token()?.with_token(self.admin()))
+    }
+
+    /// Access to the nodes for the requests of others.
+    pub(super) fn access_without_token(&self) -> Result<Access, CredentialError> {
         let path = self.ca();
         let bundle = CaBundle::read(&path).map_err(file)?;
         let connector = TlsConnector::new(&bundle, &path.display().to_string(), None).map_err(file)?;
-        Ok(Access::over_tls(connector).with_token(self.admin.clone()))
+        Ok(Access::over_tls(connector))
     }
 }
 

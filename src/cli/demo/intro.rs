@@ -9,7 +9,13 @@ use super::credentials::Credentials;
 use super::processes::Plan;
 
 /// The text, for nodes of a cluster with this leader and number of voters.
-pub(super) fn text(plan: &[&Plan], leader: &str, members: usize, credentials: Option<&Credentials>) -> String {
+pub(super) fn text(
+    plan: &[&Plan],
+    leader: &str,
+    members: usize,
+    page: &str,
+    credentials: Option<&Credentials>,
+) -> String {
     let count = plan.len();
     let (scheme, how) = match credentials {
         Some(_) => ("https", ", with TLS on both ports"),
@@ -25,7 +31,6 @@ pub(super) fn text(plan: &[&Plan], leader: &str, members: usize, credentials: Op
         lines.push(format!("The cluster has {members} members, demo --nodes {members} starts them all."));
     }
     if let (Some(first), Some(last)) = (urls.first(), urls.last()) {
-        let page = page(plan[0], credentials);
         match credentials {
             None => lines.push(format!("In a browser: {page}")),
             Some(credentials) => {
@@ -44,9 +49,13 @@ pub(super) fn text(plan: &[&Plan], leader: &str, members: usize, credentials: Op
     lines.join("\n")
 }
 
-/// The address of the page of a node.
-pub(super) fn page(node: &Plan, credentials: Option<&Credentials>) -> String {
-    format!("{}://{}/ui/", if credentials.is_some() { "https" } else { "http" }, node.http())
+/// The address of the page: the demo's own at this port, or that of a node.
+pub(super) fn page(node: &Plan, port: Option<u16>, credentials: Option<&Credentials>) -> String {
+    match (port, credentials) {
+        (Some(port), _) => format!("http://127.0.0.1:{port}/ui/"),
+        (None, Some(_)) => format!("https://{}/ui/", node.http()),
+        (None, None) => format!("http://{}/ui/", node.http()),
+    }
 }
 
 fn plain(leader: &str, first: &str, last: &str, lines: &mut Vec<String>) {

@@ -6,14 +6,17 @@
 //! Invariants: no process is left when it ends. Data and credentials are kept for the next run, unless `--fresh`. With `--secure`
 //! the demo is a client like any other: it has a token, and verifies the nodes by their CA.
 //!
-//! See also: `processes` for the child processes, `credentials` for `--secure`, `intro` for the commands to try,
-//! `node_summary` for the nodes' stats.
+//! See also: `processes` for the child processes, `credentials` for `--secure`, `intro` for the commands to try, `page` for the page with
+//! buttons that cause `faults`, `node_summary` for the nodes' stats.
 
 mod credentials;
+mod faults;
 mod intro;
+mod page;
 pub(crate) mod processes;
 
 use std::io::{self, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,12 +25,14 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use super::cluster::node_summary::{NodeSummary, join_target, role};
 use super::exit::{FAILED, print_error};
 use crate::client::{Access, NodeClient};
 use credentials::{CredentialError, Credentials};
+use page::PageServer;
 use processes::{Plan, ProcessError, Processes};
 
 /// The name of the subcommand.
@@ -53,6 +58,12 @@ const HTTP_FROM: &str = "http-from";
 
 /// The flag of the first raft port.
 const RAFT_FROM: &str = "raft-from";
+
+/// The flag of the page's port.
+const PAGE_PORT: &str = "page-port";
+
+/// The number of actions of the page that may wait.
+const MAX_COMMANDS: usize = 16;
 
 /// The maximum first port.
 const MAX_FIRST_PORT: i64 = 65_500;
@@ -134,7 +145,13 @@ pub(crate) fn command() -> Command {
     let open = Arg::new(OPEN)
         .long(OPEN)
         .action(ArgAction::SetTrue)
-        .help("Open the page of the first node in the browser, by xdg-open or, on macOS, open");
+        .help("Open the page in the browser, by xdg-open or, on macOS, open");
+    let page = Arg::new(PAGE_PORT)
+        .long(PAGE_PORT)
+        .value_name("PORT")
+        .value_parser(value_parser!(u16))
+        .default_value("2220")
+        .help("Port of the page with buttons that kill, pause, cut and heal nodes; 0: without it");
     let directory = Arg::new("dir")
         .long("dir")
         .value_name("DIRECTORY")
@@ -143,7 +160,7 @@ pub(crate) fn command() -> Command {
         .help("Directory for the nodes' directories node1, node2, ... and their logs");
     Command::new(NAME)
         .about("Run a cluster of real nodes on this machine until Ctrl-C")
-        .args([nodes, secure, fresh, open, directory, http, raft])
+        .args([nodes, secure, fresh, open, directory, http, raft, page])
 }
 
 /// Runs the demo and returns the exit code.
@@ -151,8 +168,12 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
     let number = |name: &str| matches.get_one::<u16>(name).copied().expect("clap has a default for it");
     let directory = matches.get_one::<PathBuf>("dir").expect("clap has a default for it");
     let plan = processes::plan(number("nodes"), [number(HTTP_FROM), number(RAFT_FROM)], directory);
-    let flags =
-        Flags { fresh: matches.get_flag(FRESH), secure: matches.get_flag(SECURE), open: matches.get_flag(OPEN) };
+    let flags = Flags {
+        fresh: matches.get_flag(FRESH),
+        secure: matches.get_flag(SECURE),
+        open: matches.get_flag(OPEN),
+        page: Some(number(PAGE_PORT)).filter(|port| *port != 0),
+    };
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -174,6 +195,8 @@ struct Flags {
     fresh: bool,
     secure: bool,
     open: bool,
+    /// The port of the page.
+    page: Option<u16>,
 }
 
 async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Result<(), DemoError> {
@@ -181,6 +204,7 @@ async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Re
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     processes::check_ports(&plan)?;
+    let listener = flags.page.map(|port| processes::listener(port, "the page; --page-port")).transpose()?;
     if flags.secure {
         // Before any data is removed.
         credentials::check(directory)?;
@@ -196,7 +220,7 @@ async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Re
     };
     let mut children = Processes::start(plan, credentials.as_ref())?;
     let result = tokio::select! {
-        result = start_and_watch(&mut children, credentials.as_ref(), flags.open) => result,
+        result = start_and_watch(&mut children, credentials.as_ref(), listener, flags) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         _ = hangup.recv() => Ok(()),
@@ -224,37 +248,75 @@ fn print_line(line: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-/// Joins the nodes and prints every change of their roles; returns only on an error.
+/// Joins the nodes, does what the page asks for and prints every change of their roles; returns only on an error.
 async fn start_and_watch(
     processes: &mut Processes,
     credentials: Option<&Credentials>,
-    open: bool,
+    listener: Option<TcpListener>,
+    flags: Flags,
 ) -> Result<(), DemoError> {
     let access = credentials.map_or_else(|| Ok(Access::default()), Credentials::access)?;
     let client = NodeClient::with_access(STATS_TIMEOUT, access.clone());
     wait_until_healthy(processes, &client).await?;
     let (leader, members) = join_all(processes, &client, access).await?;
+    let (states, nodes) = watch::channel(processes.states());
+    let (sender, mut commands) = mpsc::channel(MAX_COMMANDS);
+    if let (Some(listener), Some(port)) = (listener, flags.page) {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let access = credentials.map_or_else(|| Ok(Access::default()), Credentials::access_without_token)?;
+        let client = NodeClient::with_access(STATS_TIMEOUT, access);
+        let admin = credentials.map(Credentials::admin);
+        tokio::spawn(PageServer { port, nodes, commands: sender, client, admin }.serve(listener));
+    }
     let plan: Vec<&Plan> = processes.nodes.iter().map(|node| &node.plan).collect();
-    print_line(format_args!("{}", intro::text(&plan, &leader, members, credentials)))?;
-    if open && let Some(first) = plan.first() {
-        open_in_browser(&intro::page(first, credentials))?;
+    let page = intro::page(plan[0], flags.page, credentials);
+    print_line(format_args!("{}", intro::text(&plan, &leader, members, &page, credentials)))?;
+    if flags.open {
+        open_in_browser(&page)?;
     }
     let mut last_line = String::new();
     loop {
         for node in processes.newly_exited() {
             print_exit(&node.plan, node.exited.as_deref().unwrap_or_default())?;
         }
-        if processes.nodes.iter().all(|node| node.exited.is_some()) {
+        // Those that the page has killed can be healed by it.
+        if processes.nodes.iter().all(|node| node.exited.is_some() && node.fault.is_none()) {
             return Err(DemoError::AllExited);
         }
-        let summaries = fetch_summaries(processes, &client).await;
-        let line = status_line(processes, &summaries);
-        if line != last_line {
-            print_line(format_args!("{line}"))?;
-            last_line = line;
+        states.send_replace(processes.states());
+        let poll = async {
+            sleep(POLL_INTERVAL).await;
+            fetch_summaries(processes, &client).await
+        };
+        tokio::select! {
+            Some(command) = commands.recv() => obey(command, processes, credentials, &states).await?,
+            summaries = poll => {
+                let line = status_line(processes, &summaries);
+                if line != last_line {
+                    print_line(format_args!("{line}"))?;
+                    last_line = line;
+                }
+            }
         }
-        sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Does what the page asks for.
+async fn obey(
+    command: faults::Command,
+    processes: &mut Processes,
+    credentials: Option<&Credentials>,
+    states: &watch::Sender<Vec<faults::NodeState>>,
+) -> io::Result<()> {
+    let done = processes.act(&command.node, command.action, credentials).await;
+    states.send_replace(processes.states());
+    if let Ok(said) = &done {
+        print_line(format_args!("{said}"))?;
+    }
+    // A browser that has gone away wants no answer.
+    command.answer.send(done.map(drop)).ok();
+    Ok(())
 }
 
 /// Opens an address in the browser of the user. Where that fails the demo goes on, for its address was printed.

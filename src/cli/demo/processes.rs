@@ -4,10 +4,10 @@
 //! `RAFT_VOL_DIR`, and must leave no process behind, however it ends.
 //!
 //! Invariants: each child's stdin is a pipe from the demo, and the child stops when the pipe closes, also if the demo is
-//! killed. Children have process groups of their own, so that Ctrl-C reaches only the demo, which then stops them. Ports
+//! killed (a paused one too: the system continues a stopped process group that has lost its parent). Children have process groups of their own, so that Ctrl-C reaches only the demo, which then stops them. Ports
 //! and directories are checked before any child is started.
 //!
-//! See also: `demo` for the output and the joins.
+//! See also: `demo` for the output and the joins, `faults` for what the page may do to a node.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,6 +21,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout_at};
 
 use super::credentials::Credentials;
+use super::faults::Fault;
 use crate::cli::serve::STOP_WITH_STDIN;
 use crate::config::{CONFIG_VARIABLE, keys};
 
@@ -65,14 +66,12 @@ const LOCK: &str = "LOCK";
 #[derive(Debug, Error)]
 pub(crate) enum ProcessError {
     /// A port is in use.
-    #[error("port {port} (for {what} of {node}) is in use; stop what uses it and try again. Nothing was started")]
+    #[error("port {port} (for {what}) is in use; stop what uses it and try again. Nothing was started")]
     PortInUse {
         /// The port.
         port: u16,
-        /// HTTP or raft.
-        what: &'static str,
-        /// The node that needs it.
-        node: String,
+        /// HTTP or raft, and the node that needs it; or the page.
+        what: String,
     },
     /// A data directory that is to be removed belongs to a running node.
     #[error("{} is in use by a running node; stop it first. Nothing was removed", .0.display())]
@@ -138,16 +137,18 @@ pub(crate) fn plan(count: u16, [http, raft]: [u16; 2], directory: &Path) -> Vec<
 pub(crate) fn check_ports(plan: &[Plan]) -> Result<(), ProcessError> {
     for node in plan {
         for (port, what) in [(node.http_port, "HTTP"), (node.raft_port, "raft")] {
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                Ok(_) => {}
-                Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
-                    return Err(ProcessError::PortInUse { port, what, node: node.name.clone() });
-                }
-                Err(source) => return Err(system(format!("cannot use port {port}"))(source)),
-            }
+            listener(port, &format!("{what} of {}", node.name))?;
         }
     }
     Ok(())
+}
+
+/// Takes a port of the loopback address, which is for `what`.
+pub(super) fn listener(port: u16, what: &str) -> Result<TcpListener, ProcessError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ProcessError::PortInUse { port, what: what.to_owned() },
+        _ => system(format!("cannot use port {port}"))(source),
+    })
 }
 
 /// Removes the data directories `nodeN` under `directory`, if none of them is in use; returns their paths.
@@ -183,11 +184,14 @@ fn is_locked(directory: &Path) -> bool {
     File::open(directory.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
 }
 
-/// One running node.
+/// One node.
 pub(crate) struct Node {
     /// Its ports and paths.
     pub plan: Plan,
-    child: Child,
+    /// Its process; the last one where that has ended.
+    pub(super) child: Child,
+    /// The fault that the page has caused, while it lasts.
+    pub(super) fault: Option<Fault>,
     /// Its exit status, once it has exited and was polled.
     pub exited: Option<String>,
 }
@@ -202,11 +206,15 @@ impl Processes {
     /// Starts every node of the plan, with its certificate and the tokens where there are `credentials`. If one cannot be
     /// started, the others are killed.
     pub(crate) fn start(plan: Vec<Plan>, credentials: Option<&Credentials>) -> Result<Self, ProcessError> {
-        let program = std::env::current_exe().map_err(system("cannot find this program"))?;
+        let program = program()?;
         let mut processes = Self { nodes: Vec::new() };
         for plan in plan {
-            let child = spawn(&program, &plan, credentials)?;
-            processes.nodes.push(Node { plan, child, exited: None });
+            if let Some(parent) = plan.log.parent() {
+                fs::create_dir_all(parent).map_err(system(format!("cannot make {}", parent.display())))?;
+            }
+            let log = File::create(&plan.log);
+            let child = spawn(&program, &plan, credentials, log)?;
+            processes.nodes.push(Node { plan, child, fault: None, exited: None });
         }
         Ok(processes)
     }
@@ -230,6 +238,7 @@ impl Processes {
         // All pipes are closed first, so that the nodes stop at the same time.
         for node in &mut self.nodes {
             drop(node.child.stdin.take());
+            node.resume();
         }
         let deadline = Instant::now() + STOP_TIMEOUT;
         let mut killed = Vec::new();
@@ -244,11 +253,27 @@ impl Processes {
     }
 }
 
-fn spawn(program: &Path, plan: &Plan, credentials: Option<&Credentials>) -> Result<Child, ProcessError> {
-    if let Some(parent) = plan.log.parent() {
-        fs::create_dir_all(parent).map_err(system(format!("cannot make {}", parent.display())))?;
+impl Node {
+    /// Starts the node again after its end; its log goes on.
+    pub(super) fn restart(&mut self, credentials: Option<&Credentials>) -> Result<(), ProcessError> {
+        let log = File::options().create(true).append(true).open(&self.plan.log);
+        self.child = spawn(&program()?, &self.plan, credentials, log)?;
+        (self.fault, self.exited) = (None, None);
+        Ok(())
     }
-    let log = File::create(&plan.log).map_err(system(format!("cannot write {}", plan.log.display())))?;
+}
+
+fn program() -> Result<PathBuf, ProcessError> {
+    std::env::current_exe().map_err(system("cannot find this program"))
+}
+
+fn spawn(
+    program: &Path,
+    plan: &Plan,
+    credentials: Option<&Credentials>,
+    log: io::Result<File>,
+) -> Result<Child, ProcessError> {
+    let log = log.map_err(system(format!("cannot write {}", plan.log.display())))?;
     let mut command = Command::new(program);
     for key in keys::KEYS.iter().filter(|key| is_own(key.path)) {
         command.env_remove(key.variable());

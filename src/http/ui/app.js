@@ -108,6 +108,8 @@ async function ask(path, { method = "GET", headers, body, wait = 8000, raw, slow
       result.message = result.body && result.body.message;
     }
     reached(true);
+    // `huskv demo` serves this page too, and adds its buttons to it.
+    if (answer.headers.has("huskv-demo")) import("./demo.js");
     if (answer.status === 401) wantToken(result.body && result.body.detail);
     return result;
   } catch (error) {
@@ -373,7 +375,7 @@ const GROUPS = {
   "who leads": ["leader_changed", "election_started", "election_won", "election_lost"],
   "members": ["member_joined", "member_promoted", "member_removed", "member_moved", "join_refused", "peer_lost", "peer_found"],
   "starts and stops": ["started", "draining"],
-  "snapshots": ["checkpoint", "snapshot_sent", "snapshot_failed", "snapshot_installed"],
+  "snapshots": ["checkpoint", "snapshot_progress", "snapshot_sent", "snapshot_failed", "snapshot_installed"],
   "disk and load": ["slow_sync", "space_short", "space_restored", "overload_began", "overload_ended"],
 };
 const BAD_KINDS = new Set(["peer_lost", "join_refused", "space_short", "overload_began", "slow_sync", "election_lost", "snapshot_failed"]);
@@ -1054,3 +1056,5 @@ setInterval(() => {
   const denied = state.problem && (state.problem.status === 401 || state.problem.status === 403);
   if (!document.hidden && (!denied || turn % 8 === 0)) refresh();
 }, POLL_MS);
+
+export { $, announce, ask, button, chip, fill, h, isolated, refresh, refusal, roleChip, state, visible };
