@@ -36,6 +36,9 @@ pub enum Need {
     /// Chromium, and what drives it, which `scripts/tools.sh` installs; only the test of the page needs them.
     #[allow(dead_code)]
     Browser,
+    /// A program that gives another one a terminal; only the test of `huskv top` needs it.
+    #[allow(dead_code)]
+    Terminal,
     /// kubectl, and a checker of manifests, which `scripts/tools.sh` installs; only `tests/docker.rs` needs them.
     #[allow(dead_code)]
     Kubernetes,
@@ -71,6 +74,7 @@ impl Need {
             Self::Browser => (tool("chromium").is_none() || tool("playwright").is_none()).then_some(
                 "needs chromium (Debian's package), playwright and axe-playwright-python (scripts/tools.sh installs them)",
             ),
+            Self::Terminal => tool("script").is_none().then_some("needs script (util-linux has it)"),
             Self::Kubernetes => (tool("kubectl").is_none() || tool("kubernetes-validate").is_none())
                 .then_some("needs kubectl, and kubernetes-validate (scripts/tools.sh installs it)"),
             Self::Docker => DOCKER.get_or_init(lacks_docker).as_deref(),

@@ -1,17 +1,19 @@
 //! `/cluster/overview`, `/cluster/events` and `/load` of real nodes: through each of them, with one killed, one stopped, and none that leads.
 
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, ELECTION, Node, Request, Setup, binary, check, eventually, secs};
+use crate::harness::{Cluster, ELECTION, Need, Node, Request, Setup, binary, check, eventually, secs};
 
 crate::harness::cases![
     each_node_shows_the_whole_cluster,
     a_member_that_is_killed_or_stopped_is_shown_so_within_a_second.alone(),
     the_events_of_all_nodes_come_through_each_of_them,
     top_prints_the_cluster_once_where_there_is_no_terminal,
+    top_follows_the_cluster_in_a_terminal_and_gives_it_back.needs(Need::Terminal),
     a_node_in_no_cluster_shows_itself,
     the_load_of_a_burst_is_kept,
 ];
@@ -139,6 +141,43 @@ fn the_events_of_all_nodes_come_through_each_of_them() {
         });
     }
     println!("{}", cluster.nodes[new].get("/cluster/events?limit=4").expect(200, "events").text());
+}
+
+/// A process that is killed when this is dropped.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn top_follows_the_cluster_in_a_terminal_and_gives_it_back() {
+    let mut cluster = Cluster::of(3);
+    cluster.agreed();
+    let folder = tempfile::tempdir().expect("a folder");
+    let shown = folder.path().join("shown");
+    let top = format!("{} top --endpoints {}", binary().display(), cluster.addresses().join(","));
+    let mut command = Command::new("script");
+    command.env("TERM", "xterm-256color").env_remove("NO_COLOR").stdin(Stdio::piped()).stdout(Stdio::null());
+    // With a size: a terminal of a pipe has none.
+    let script = format!("stty rows 40 cols 120; exec {top}");
+    let mut terminal = Ended(command.args(["-q", "-e", "-f", "-c", &script]).arg(&shown).spawn().expect("script"));
+    let text = || String::from_utf8_lossy(&std::fs::read(&shown).unwrap_or_default()).into_owned();
+    eventually(secs(30), "the cluster is shown", || check(text().contains("one more node may fail"), text()));
+    let gone = cluster.followers()[0];
+    let name = cluster.nodes[gone].name().to_owned();
+    cluster.nodes[gone].kill9();
+    eventually(secs(30), "it follows", || {
+        check(text().contains(&format!("no node may fail: {name} does not answer")), text())
+    });
+    terminal.0.stdin.as_mut().expect("piped").write_all(b"q").expect("a key");
+    assert!(terminal.0.wait().expect("it ends").success());
+    // The screen that was there before, and the cursor.
+    let end = text();
+    let (left, shown) = (end.rfind("\u{1b}[?1049l"), end.rfind("\u{1b}[?25h"));
+    assert!(left.is_some() && shown.is_some() && left > end.rfind("\u{1b}[?1049h"), "{end:?}");
 }
 
 fn top_prints_the_cluster_once_where_there_is_no_terminal() {
