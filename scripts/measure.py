@@ -17,6 +17,7 @@ WHAT is any of these; all of them without it, in about an hour and a half:
   space        the directory in ten minutes of overwrites of 1 000 000 keys, and at rest
   small        the same with 300 000 keys of 100 bytes
   deleted      the directory after 1 GB is put and deleted
+  expired      the directory after 1 GB is put with a ttl and has expired
 
 Variables: SPAN (such as 1s: the length of each measured run instead of its own), ROUNDS (3), KEYS (1000000, of which `small` takes
 three tenths), MINUTES (10, of overwrites), REST (120, seconds until the directory is at rest), HUSKV and BARE (binaries to measure
@@ -38,6 +39,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -574,7 +576,28 @@ def deleted(huskv, out, say):
         say_restart(cluster, say, "after that, no keys", 1)
 
 
-MEASURES = (reads, scrape, syncs, failover, five, growth, pages, checkpoints, joins, restarts, space, small, deleted)
+def expired(huskv, out, say):
+    """The directory after a thousand bytes a key, 1 GB in all, have expired."""
+    ttl, batch = 60, 100
+    with Cluster(huskv, out) as cluster:
+        address = cluster.led().address
+
+        def put(first):
+            keys = range(first, min(first + batch, MANY))
+            then = [{"op": "put", "key": f"bench-{key:010}", "value": f"{key:01000}", "ttl": ttl} for key in keys]
+            ask(address, "/txn", {"then": then}, timeout=60)
+
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(put, range(0, MANY, batch)))
+        full = cluster.largest("disk_mb")
+        took = until(ttl + 300, "all keys have expired", lambda: not ask(address, "/store?prefix=bench-&limit=1&keys")["data"]["items"])[1]
+        at_once = cluster.largest("disk_mb")
+        time.sleep(REST)
+        say(f"directory in MB of the largest node, {MANY * 1_000 / 1e9:g} GB put with a ttl of {ttl} s and expired", full=full, expired=at_once,
+            from_the_last_put_s=took, at_rest=Goal(cluster.largest("disk_mb"), most=SPARE_MB))
+
+
+MEASURES = (reads, scrape, syncs, failover, five, growth, pages, checkpoints, joins, restarts, space, small, deleted, expired)
 
 
 def shown(figure):

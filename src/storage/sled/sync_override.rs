@@ -112,9 +112,7 @@ fn is_cleaner() -> bool {
     thread_local! {
         static IS_CLEANER: OnceCell<bool> = const { OnceCell::new() };
     }
-    let look = |known: &OnceCell<bool>| {
-        *known.get_or_init(|| std::thread::current().name() == Some(CLEANER))
-    };
+    let look = |known: &OnceCell<bool>| *known.get_or_init(|| std::thread::current().name() == Some(CLEANER));
     // A thread that ends has no such variables any more, and is no cleaner: that has synced before.
     IS_CLEANER.try_with(look).unwrap_or(false)
 }
