@@ -162,14 +162,15 @@ fn voters<'a>(node: &NodeState, names: &Names, peers: &'a [PeerState], members: 
     voters.map(|it| Voter { name: &it.name, answers: it.reachable, is_full: is_full(&it.name) }).collect()
 }
 
-/// Returns how many entries a member lacks, as the leader knows.
+/// Returns how many entries a member lacks, as the leader knows; None before it does.
 fn lag(led: Option<(u64, &NodeReport)>, raft_id: u64) -> Option<u64> {
     let (leader, report) = led?;
     let LeaderReport { matched, .. } = report.leads.as_ref()?;
     if raft_id == leader {
         return Some(0);
     }
-    let (_, matched) = matched.iter().find(|(member, _)| *member == raft_id)?;
+    // A new leader begins with none, and learns it from the first answer.
+    let (_, matched) = matched.iter().find(|(member, matched)| *member == raft_id && *matched > 0)?;
     Some(report.last_index.saturating_sub(*matched))
 }
 
