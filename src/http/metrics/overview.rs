@@ -299,6 +299,13 @@ mod tests {
     }
 
     #[test]
+    fn the_lag_of_a_member_that_has_not_answered_its_leader_is_not_known() {
+        let mut leader = report(ReportedRole::Leader, 9);
+        leader.leads = leader.leads.map(|leads| LeaderReport { matched: vec![(2, 9), (3, 0)], ..leads });
+        assert_eq!([1, 2, 3].map(|raft_id| lag(Some((1, &leader)), raft_id)), [Some(0), Some(0), None]);
+    }
+
+    #[test]
     fn a_follower_shows_all_members_with_what_the_leader_knows() {
         let leader = Asked::Answered(Box::new(report(ReportedRole::Leader, 9)));
         let learner = Asked::Answered(Box::new(report(ReportedRole::Learner, 4)));
