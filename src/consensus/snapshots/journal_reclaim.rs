@@ -15,9 +15,9 @@ use crate::consensus::core::Core;
 use crate::model::Millis;
 use crate::storage::{Copied, Error, JournalRewrite};
 
-/// The parts of the slack that a step copies, which is synced by the loop: at least, and at most. With 64 MiB that is 256 KiB and 4 MiB. In
-/// between it is twice what was added since the step before.
-const STEP_PARTS: (u64, u64) = (256, 16);
+/// The part of the slack that a step copies at least, which is synced by the loop: 256 KiB of 64 MiB. Where more is added it is twice that,
+/// however much, or the copy would not reach the end of the log under large values.
+const STEP_PART: u64 = 256;
 
 /// The shortest interval between two steps.
 const STEP_EVERY: Millis = 10;
@@ -93,8 +93,8 @@ impl JournalReclaim {
         let log = core.raw.store();
         let written = log.journal.written_bytes();
         let added = written.saturating_sub(std::mem::replace(&mut copying.written, written));
-        let [least, most] = [STEP_PARTS.0, STEP_PARTS.1].map(|parts| core.options.reclaim_slack_bytes / parts);
-        match copying.rewrite.step(&log.journal, &log.hard_state, (2 * added).clamp(least, most))? {
+        let bytes = (2 * added).max(core.options.reclaim_slack_bytes / STEP_PART);
+        match copying.rewrite.step(&log.journal, &log.hard_state, bytes)? {
             Copied::More => copying.not_before = core.now + STEP_EVERY,
             Copied::Void => {
                 info!(core.log, "a rewrite of the journal is given up: its log has been replaced or compacted");
