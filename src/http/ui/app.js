@@ -355,7 +355,7 @@ function clusterView(main) {
     const spare = all.failure_tolerance;
     const [kind, sign] = typeof spare !== "number" || !all.leader ? ["bad", "\u2715"] : spare > 0 ? ["good", "\u2713"] : ["warn", "\u25b2"];
     const most = Math.max(...all.members.map((one) => one.lag_entries || 0));
-    const known = state.lost ? `As of ${clock(state.at)}, before the node stopped answering: ` : "";
+    const known = (state.lost || state.problem) && state.at ? `As of ${clock(state.at)}, before the node stopped answering: ` : "";
     const sentence = all.tolerance && known ? known + all.tolerance : all.tolerance ? all.tolerance[0].toUpperCase() + all.tolerance.slice(1) : "The tolerance is not known";
     fill(body,
       state.problem ? refusal(state.problem, "GET /cluster/overview") : null,
@@ -401,10 +401,12 @@ function timelineView(main) {
     const shown = all.filter((one) => (!group.value || GROUPS[group.value].includes(one.kind)) && (!node.value || one.node === node.value)
       && (!text || `${one.node} ${one.kind} ${one.detail} ${one.reason || ""}`.toLowerCase().includes(text))).slice(0, 500);
     // The node that lost its lead knows best why, and it may have noted it a moment after the others.
+    // One that has started or joined since knows nothing of it.
     const newest = all.find((one) => one.kind === "leader_changed");
-    const change = newest && (all.find((one) => one.kind === "leader_changed" && one.node === one.from && one.to === newest.to && one.term === newest.term) || newest);
+    const same = newest ? all.filter((one) => one.kind === "leader_changed" && one.to === newest.to && one.term === newest.term) : [];
+    const change = same.find((one) => one.node === one.from) || same.findLast((one) => one.reason !== "restart") || newest;
     fill(latest, change ? h("div", { class: "panel" }, h("h2", {}, change.to ? ["Leader: ", isolated(change.to)] : "No leader",
-      change.from ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(change.at))}`)),
+      change.from ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(same[same.length - 1].at))}`)),
     h("p", {}, visible(change.detail || ""), change.reason ? [" ", chip("plain", visible(change.reason).replace(/_/g, " "))] : null)) : null);
     fill(note, problem ? refusal(problem, merged ? "GET /cluster/events" : "GET /events") : null,
       merged && missing.length ? h("p", { class: "note warn" }, "\u25b2 Without the events of ", missing.map((one, at) => [at ? ", " : "", isolated(one)]),
