@@ -86,6 +86,9 @@ impl StopSignals {
 /// Obeys standard input to its end, on a thread of its own, because a blocking read from a pipe cannot be cancelled.
 fn follow_stdin() -> io::Result<oneshot::Receiver<()>> {
     let (ended, wait) = oneshot::channel();
+    // Paused, it would not see the end of its input, should the demo be killed meanwhile.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::CONT))?;
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
             match line.as_str() {

@@ -4,7 +4,7 @@
 //! `RAFT_VOL_DIR`, and must leave no process behind, however it ends.
 //!
 //! Invariants: each child's stdin is a pipe from the demo, and the child stops when the pipe closes, also if the demo is
-//! killed (a paused one too: the system continues a stopped process group that has lost its parent). Children have process groups of their own, so that Ctrl-C reaches only the demo, which then stops them. Ports
+//! killed (a paused one too: the death of its parent continues it). Children have process groups of their own, so that Ctrl-C reaches only the demo, which then stops them. Ports
 //! and directories are checked before any child is started.
 //!
 //! See also: `demo` for the output and the joins, `faults` for what the page may do to a node.

@@ -63,7 +63,9 @@ impl Screen {
 
     /// Returns the columns and rows of the window.
     pub(super) fn size() -> (usize, usize) {
-        let (columns, rows) = terminal::size().unwrap_or((80, 24));
+        // A terminal that was not given a size says zero.
+        let known = terminal::size().ok().filter(|(columns, rows)| *columns > 0 && *rows > 0);
+        let (columns, rows) = known.unwrap_or((80, 24));
         (columns.into(), rows.into())
     }
 

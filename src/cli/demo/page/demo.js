@@ -68,8 +68,10 @@ let run = 0;
 
 function begin() {
   run += 1;
+  const mine = run;
   starter.disabled = true;
-  tour(run).catch((problem) => step("The tour ends here", [visible(problem.message)], "Close").then(end));
+  fill(said);
+  tour(mine).catch((problem) => run === mine && step("The tour ends here", [visible(problem.message)], "Close").then(end));
 }
 
 function end() {
@@ -95,6 +97,8 @@ async function until(mine, wanted, what) {
   for (const begun = performance.now(); performance.now() - begun < WAIT_MS; await pause(150)) {
     if (run !== mine) return null;
     await refresh();
+    if (run !== mine) return null;
+    if (state.problem && (state.problem.status === 401 || state.problem.status === 403)) throw new Error(state.problem.body.detail || "The node wants a token.");
     const found = state.overview && !state.problem && wanted(state.overview);
     if (found) return found;
   }
@@ -118,6 +122,7 @@ async function tour(mine) {
     await step("Before the tour", ["Heal all nodes first: the tour needs one more than a majority."], "Close");
     return stopped() || end();
   }
+  await step("The tour begins", ["It waits until a node leads."]);
   const old = (await until(mine, (all) => all.leader && { name: all.leader }, "no node leads"))?.name;
   if (stopped()) return;
   await step("1 of 5: a leader", [[strong(old), " leads. Every write goes through it, whichever node it is sent to, and counts once a majority has it on disk."],
@@ -125,23 +130,31 @@ async function tour(mine) {
   if (stopped()) return;
   const value = `written while ${old} led`;
   const written = await ask(`store/${TOUR_KEY}`, { method: "PUT", headers: { "Content-Type": "text/plain; charset=utf-8" }, body: value });
+  if (stopped()) return;
   if (!written.ok) throw new Error(`The write failed: ${written.body.detail || written.status}`);
   await step("2 of 5: the kill", [["It is on the disks of a majority, at index ", h("code", {}, written.headers.get("x-raft-index") || "?"), "."],
     [`Now the process of `, strong(old), " is ended with SIGKILL, as by a power cut. It says goodbye to no one."]], `Kill ${visible(old)}`);
   if (stopped()) return;
-  if (!await act("kill", old)) throw new Error("The node was not killed.");
+  const killed = await act("kill", old);
+  if (stopped()) return;
+  if (!killed) throw new Error("The node was not killed.");
   const begun = performance.now();
   await step("3 of 5: nobody leads", ["The others hear no heartbeat. Each waits a random time of one to two seconds; the first to run out asks the others for their votes."]);
   const next = (await until(mine, (all) => all.leader && all.leader !== old && { name: all.leader }, "no other node leads"))?.name;
   if (stopped()) return;
   const took = seconds(begun);
+  draw();
   const read = await ask(`store/${TOUR_KEY}?raw`);
   const kept = read.ok && read.text === value;
-  await step("4 of 5: a new leader", [[strong(next), ` leads, ${took} after the kill.`], await reasonOf(old, next),
+  const reason = await reasonOf(old, next);
+  if (stopped()) return;
+  await step("4 of 5: a new leader", [[strong(next), ` leads, ${took} after the kill.`], reason,
     kept ? ["The key is still there: \u201c", visible(read.text), "\u201d."] : "The key cannot be read yet.",
     ["With three nodes none may fail now. Healing starts ", strong(old), " again, on the data that it had."]], `Heal ${visible(old)}`);
   if (stopped()) return;
-  if (!await act("heal", old)) throw new Error("The node was not started again.");
+  const restarted = await act("heal", old);
+  if (stopped()) return;
+  if (!restarted) throw new Error("The node was not started again.");
   const healed = performance.now();
   await step("5 of 5: it comes back", [[strong(old), " reads its disk, finds that the term is over in which it led, and follows. What it missed is sent to it."]]);
   const back = await until(mine, (all) => { const one = member(all, old); return one && one.ready && one.reachable !== false && one.role === "follower" && { text: all.tolerance }; }, `${visible(old)} is not back`);

@@ -3,10 +3,11 @@
 //! Invariants: a node with a fault is passed over while there is a healthy one; else what a cut one says is shown. A request is sent once.
 //! A response is passed on as it comes, so that streams of events are not held up.
 
-use http_body_util::{BodyExt, Either, Limited};
+use http_body_util::{BodyExt, Either, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, ORIGIN, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Request, Response, StatusCode};
 
@@ -17,17 +18,8 @@ use super::{Body, PageServer, problem};
 const MAX_BODY_BYTES: usize = 16 << 20;
 
 /// The headers of one connection (RFC 9110, section 7.6.1), and those that the node's side sets anew.
-const OWN_HEADERS: [HeaderName; 9] = [
-    CONNECTION,
-    CONTENT_LENGTH,
-    EXPECT,
-    HOST,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-];
+const OWN_HEADERS: [HeaderName; 8] =
+    [CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, HeaderName::from_static("keep-alive")];
 
 impl PageServer {
     /// Sends the request to a node.
@@ -39,11 +31,20 @@ impl PageServer {
         let (mut head, body) = request.into_parts();
         let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
             Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let detail = format!("the demo passes on at most {MAX_BODY_BYTES} bytes");
+                return problem(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &detail);
+            }
             Err(error) => {
-                let detail = format!("the request has more than {MAX_BODY_BYTES} bytes, or broke off: {error}");
+                let detail = format!("the request broke off: {error}");
                 return problem(StatusCode::BAD_REQUEST, "bad_request", &detail);
             }
         };
+        // The one expectation that there is was met when the body was read; a node refuses others.
+        let is_continue = |sent: &HeaderValue| sent.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        if head.headers.get(EXPECT).is_some_and(is_continue) {
+            head.headers.remove(EXPECT);
+        }
         strip(&mut head.headers);
         // It is the demo's own, as the guard has found; to the node it would be foreign.
         head.headers.remove(ORIGIN);

@@ -36,7 +36,7 @@ const DEMO: HeaderName = HeaderName::from_static("huskv-demo");
 /// The script that is added to the page.
 const SCRIPT: &[u8] = include_bytes!("demo.js");
 /// The most connections at a time; a browser has six.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 256;
 /// How long a connection may take to send a head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wait after a failed accept.
@@ -63,12 +63,12 @@ impl PageServer {
     pub(super) async fn serve(self, listener: TcpListener) {
         let (server, slots) = (Arc::new(self), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
         loop {
-            // It is never closed.
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
+            // One too many is closed at once: a browser says so, where it would wait for streams that do not end.
+            let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
             let server = Arc::clone(&server);
             tokio::spawn(async move {
                 let _slot = slot;
@@ -87,7 +87,12 @@ impl PageServer {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let mut response = match guard::check(request.headers(), self.port) {
             Err(detail) => problem(StatusCode::FORBIDDEN, "cross_origin", &detail),
+            // A proxy's form, or that of `OPTIONS *`: there is nothing here but this origin.
+            Ok(()) if request.uri().authority().is_some() || !request.uri().path().starts_with('/') => {
+                problem(StatusCode::BAD_REQUEST, "bad_request", "a request names a path, which begins with /")
+            }
             Ok(()) => match request.uri().path() {
+                "/ui/demo.js" if !is_get(request.method()) => not_allowed("GET"),
                 "/ui/demo.js" => script(),
                 path if path == "/demo" || path.starts_with("/demo/") => self.demo(&request).await,
                 _ => self.forward(request).await,
@@ -100,7 +105,7 @@ impl PageServer {
     async fn demo(&self, request: &Request<Incoming>) -> Response<Body> {
         let parts: Vec<&str> = request.uri().path().split('/').skip(2).collect();
         match parts[..] {
-            ["nodes"] if request.method() == Method::GET => self.nodes(),
+            ["nodes"] if is_get(request.method()) => self.nodes(),
             ["nodes"] => not_allowed("GET"),
             [action, node] => match action.parse() {
                 Ok(_) if request.method() != Method::POST => not_allowed("POST"),
@@ -132,6 +137,10 @@ impl PageServer {
             _ => problem(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the demo is stopping"),
         }
     }
+}
+
+fn is_get(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 fn script() -> Response<Body> {
