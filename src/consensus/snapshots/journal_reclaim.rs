@@ -3,7 +3,7 @@
 //! Why: the engine never shortens its file; see [`super::reclaim`] for the tree.
 //!
 //! Invariants: one rewrite at a time, and not where the disk is short of space. The copy begins behind what a compaction will remove, and the
-//! log is not compacted beyond what is copied, or the copy would never reach its end under load. A step is small, because the loop does
+//! log is not compacted beyond what is copied, or the copy would never reach its end under load. A step is small where little is written, because the loop does
 //! it. The identity is the commit point: before it is replaced a crash leaves the old journal, after it the copy.
 //!
 //! See also: `storage::journal::rewrite` (the copy).

@@ -3,7 +3,7 @@
 //! Why: who is woken at night asks why the leader changed, and the log of a node is far away. So the node keeps what matters of it in
 //! memory, in a form that programs and people read.
 //!
-//! Invariants: at most [`CAPACITY`] events are kept, the oldest ones go first, and routine ones (checkpoints, refused joins) fill at most half. Ids
+//! Invariants: at most [`CAPACITY`] events are kept, the oldest ones go first, and routine ones (checkpoints, progress, refused joins) fill at most half. Ids
 //! begin at 1 with each start of the process and have no gap when they are given. An event is written under a short lock; no reader
 //! makes a writer wait for longer than a copy of references. The wall clock is read here, never by the module that notes the event.
 //!
