@@ -203,9 +203,7 @@ async fn run_until_signal(plan: Vec<Plan>, directory: &Path, flags: Flags) -> Re
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    // The page's port first, so that a node with the same one is named.
-    let listener = flags.page.map(|port| processes::listener(port, "the page; --page-port")).transpose()?;
-    processes::check_ports(&plan)?;
+    let listener = processes::check_ports(&plan, flags.page)?;
     if flags.secure {
         // Before any data is removed.
         credentials::check(directory)?;

@@ -73,6 +73,18 @@ pub(crate) enum ProcessError {
         /// HTTP or raft, and the node that needs it; or the page.
         what: String,
     },
+    /// A port is wanted twice.
+    #[error(
+        "port {port} is for {first} and for {second}; choose others with --http-from, --raft-from or --page-port. Nothing was started"
+    )]
+    PortTwice {
+        /// The port.
+        port: u16,
+        /// What it is for.
+        first: String,
+        /// What else.
+        second: String,
+    },
     /// A data directory that is to be removed belongs to a running node.
     #[error("{} is in use by a running node; stop it first. Nothing was removed", .0.display())]
     DirectoryInUse(PathBuf),
@@ -133,18 +145,31 @@ pub(crate) fn plan(count: u16, [http, raft]: [u16; 2], directory: &Path) -> Vec<
     (0..count).map(node).collect()
 }
 
-/// Checks that every port of the plan is free.
-pub(crate) fn check_ports(plan: &[Plan]) -> Result<(), ProcessError> {
-    for node in plan {
-        for (port, what) in [(node.http_port, "HTTP"), (node.raft_port, "raft")] {
-            listener(port, &format!("{what} of {}", node.name))?;
+/// Checks that every port is wanted once and is free; returns the listener of the page, if it has a port.
+pub(crate) fn check_ports(plan: &[Plan], page: Option<u16>) -> Result<Option<TcpListener>, ProcessError> {
+    let of_nodes = plan.iter().flat_map(|node| {
+        [(node.http_port, format!("HTTP of {}", node.name)), (node.raft_port, format!("raft of {}", node.name))]
+    });
+    let wanted: Vec<(u16, String)> =
+        page.map(|port| (port, "the page".to_owned())).into_iter().chain(of_nodes).collect();
+    for (index, (port, second)) in wanted.iter().enumerate() {
+        if let Some((_, first)) = wanted[..index].iter().find(|(earlier, _)| earlier == port) {
+            return Err(ProcessError::PortTwice { port: *port, first: first.clone(), second: second.clone() });
         }
     }
-    Ok(())
+    // One that is taken and given back may be taken by another before its node does; the page keeps its own.
+    let mut kept = None;
+    for (port, what) in &wanted {
+        let listener = listener(*port, what)?;
+        if Some(*port) == page {
+            kept = Some(listener);
+        }
+    }
+    Ok(kept)
 }
 
 /// Takes a port of the loopback address, which is for `what`.
-pub(super) fn listener(port: u16, what: &str) -> Result<TcpListener, ProcessError> {
+fn listener(port: u16, what: &str) -> Result<TcpListener, ProcessError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => ProcessError::PortInUse { port, what: what.to_owned() },
         _ => system(format!("cannot use port {port}"))(source),
@@ -334,10 +359,19 @@ mod tests {
         let mut plan = plan(1, [2221, 1111], Path::new("x"));
         plan[0].http_port = 0;
         plan[0].raft_port = taken.local_addr().unwrap().port();
-        let message = check_ports(&plan).unwrap_err().to_string();
+        let message = check_ports(&plan, None).unwrap_err().to_string();
         assert!(message.contains(&format!("port {} (for raft of node1)", plan[0].raft_port)), "{message}");
         drop(taken);
-        assert!(check_ports(&plan).is_ok());
+        assert!(check_ports(&plan, None).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_port_that_is_wanted_twice_is_named_with_both_uses() {
+        let of_nodes = plan(3, [2221, 1111], Path::new("x"));
+        let message = check_ports(&of_nodes, Some(2222)).unwrap_err().to_string();
+        assert!(message.contains("port 2222 is for the page and for HTTP of node2"), "{message}");
+        let message = check_ports(&plan(3, [2221, 2223], Path::new("x")), None).unwrap_err().to_string();
+        assert!(message.contains("port 2223 is for raft of node1 and for HTTP of node3"), "{message}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! change.
 //!
 //! Invariants: everything comes through one of the endpoints, once a second, and changes nothing. A cluster that does not answer is said with
-//! the time of what is shown. Where stdout is no terminal the view is printed once, as plain text.
+//! the time of what is shown. Where stdout is no terminal, or one that cannot move its cursor (`TERM=dumb`), the view is printed once, as plain text.
 //!
 //! See also: `http::metrics::overview`, `http::node_events::cluster`, which answer.
 
@@ -50,13 +50,14 @@ pub(crate) fn command() -> Command {
             Arg::new(ONCE)
                 .long(ONCE)
                 .action(ArgAction::SetTrue)
-                .help("Print it once as plain text, as where stdout is no terminal"),
+                .help("Print it once as plain text, as where stdout is no terminal or TERM is dumb"),
         )
 }
 
 /// Runs the subcommand and returns the exit code.
 pub(crate) fn run(matches: &ArgMatches) -> u8 {
-    let is_once = matches.get_flag(ONCE) || !io::stdout().is_terminal();
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let is_once = matches.get_flag(ONCE) || is_dumb || !io::stdout().is_terminal();
     exit_code(endpoints::target(matches).map_err(ExitError::usage).and_then(|target| {
         let client = Client::with_access(target.addresses, TIMEOUT, target.access);
         common::block_on(async { if is_once { print_once(&client).await } else { follow(&client).await } })?

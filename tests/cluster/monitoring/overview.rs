@@ -14,6 +14,7 @@ crate::harness::cases![
     the_events_of_all_nodes_come_through_each_of_them,
     top_prints_the_cluster_once_where_there_is_no_terminal,
     top_follows_the_cluster_in_a_terminal_and_gives_it_back.needs(Need::Terminal),
+    top_prints_the_cluster_once_in_a_terminal_that_moves_no_cursor.needs(Need::Terminal),
     a_node_in_no_cluster_shows_itself,
     the_load_of_a_burst_is_kept,
 ];
@@ -178,6 +179,16 @@ fn top_follows_the_cluster_in_a_terminal_and_gives_it_back() {
     let end = text();
     let (left, shown) = (end.rfind("\u{1b}[?1049l"), end.rfind("\u{1b}[?25h"));
     assert!(left.is_some() && shown.is_some() && left > end.rfind("\u{1b}[?1049h"), "{end:?}");
+}
+
+fn top_prints_the_cluster_once_in_a_terminal_that_moves_no_cursor() {
+    let cluster = Cluster::of(1);
+    let top = format!("{} top --endpoints {}", binary().display(), cluster.nodes[0].http);
+    let mut command = Command::new("script");
+    let output = command.env("TERM", "dumb").stdin(Stdio::null()).args(["-q", "-e", "-c", &top, "/dev/null"]).output();
+    let output = output.expect("script");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success() && text.contains("node1") && !text.contains('\u{1b}'), "{text:?}");
 }
 
 fn top_prints_the_cluster_once_where_there_is_no_terminal() {

@@ -159,6 +159,8 @@ async function tour(mine) {
   await step("5 of 5: it comes back", [[strong(old), " reads its disk, finds that the term is over in which it led, and follows. What it missed is sent to it."]]);
   const back = await until(mine, (all) => { const one = member(all, old); return one && one.ready && one.reachable !== false && one.role === "follower" && { text: all.tolerance }; }, `${visible(old)} is not back`);
   if (stopped()) return;
+  await poll();
+  if (stopped()) return;
   await step("The end", [[strong(old), ` follows again, ${seconds(healed)} after its start: `, visible(back.text || ""), "."],
     ["What happened, as each node saw it, is in the ", h("a", { href: "#timeline" }, "timeline"), ". Pause and cut end a lead too, and give other reasons there."]], "Close");
   if (!stopped()) end();
