@@ -355,7 +355,7 @@ function clusterView(main) {
     const spare = all.failure_tolerance;
     const [kind, sign] = typeof spare !== "number" || !all.leader ? ["bad", "\u2715"] : spare > 0 ? ["good", "\u2713"] : ["warn", "\u25b2"];
     const most = Math.max(...all.members.map((one) => one.lag_entries || 0));
-    const known = (state.lost || state.problem) && state.at ? `As of ${clock(state.at)}, before the node stopped answering: ` : "";
+    const known = (state.lost || state.problem) && state.at ? `As of ${clock(state.at)}${state.lost ? ", before the node stopped answering" : ""}: ` : "";
     const sentence = all.tolerance && known ? known + all.tolerance : all.tolerance ? all.tolerance[0].toUpperCase() + all.tolerance.slice(1) : "The tolerance is not known";
     fill(body,
       state.problem ? refusal(state.problem, "GET /cluster/overview") : null,
