@@ -51,6 +51,10 @@ pub enum DialError {
     /// banners of other hosts.
     #[error("something answered, but not as a huskv peer port (an HTTP port?)")]
     Foreign(String),
+    /// It closes the connection before its preamble is complete: a process that ends does that, and what takes the first bytes
+    /// for a mistake.
+    #[error("{0} closed the connection before the handshake (a node that ends, or no huskv peer port?)")]
+    Closed(SocketAddr),
     /// It accepts the connection and sends nothing.
     #[error(
         "{0} takes the connection, but does not answer as a huskv peer port (an HTTP port, or a process that hangs?)"
@@ -110,7 +114,7 @@ impl DialError {
             Self::Unresolved(_) => 0,
             Self::Unreachable(_) => 1,
             Self::Address(_) => 2,
-            Self::Foreign(_) | Self::Unresponsive(_) => 3,
+            Self::Foreign(_) | Self::Closed(_) | Self::Unresponsive(_) => 3,
             Self::Broken(_) => 4,
             Self::Version(_) | Self::Tls(_) => 5,
             Self::Denied(Denial::Removed { .. } | Denial::Conflict(_)) | Self::Conflict(_) => 7,
@@ -233,7 +237,7 @@ async fn connect_one(
     let deadline = Instant::now() + limit;
     let left = || deadline.saturating_duration_since(Instant::now()).min(HANDSHAKE_LIMIT);
     let (mut stream, certified) = secure(socket, target, deadline).await?;
-    let welcome = timeout(left(), shake_hands(&mut stream, hello)).await;
+    let welcome = timeout(left(), shake_hands(&mut stream, hello, socket)).await;
     Ok(Established { stream, welcome: welcome.map_err(|_| DialError::Unresponsive(socket))??, certified })
 }
 
@@ -281,7 +285,7 @@ async fn connect(socket: SocketAddr, limit: Duration) -> Result<TcpStream, DialE
     Ok(stream)
 }
 
-async fn shake_hands(stream: &mut PeerStream, hello: &Hello) -> Result<Welcome, DialError> {
+async fn shake_hands(stream: &mut PeerStream, hello: &Hello, socket: SocketAddr) -> Result<Welcome, DialError> {
     use tokio::io::AsyncWriteExt;
     let broken = |error: WireError| DialError::Broken(error.to_string());
     let mut bytes = preamble(WIRE_VERSION).to_vec();
@@ -298,11 +302,11 @@ async fn shake_hands(stream: &mut PeerStream, hello: &Hello) -> Result<Welcome, 
         Ok(Preamble::Foreign(bytes)) => {
             return Err(DialError::Foreign(format!("it begins with {}", bytes.escape_ascii())));
         }
-        Ok(Preamble::Closed) => return Err(DialError::Foreign("it closed the connection before its preamble".into())),
+        Ok(Preamble::Closed) => return Err(DialError::Closed(socket)),
         // With TLS 1.3 the refusal of this node's certificate arrives only now.
         Err(error) => {
             let refused = handshake_error(&error).map(|refusal| DialError::Tls(refusal.reason));
-            return Err(refused.unwrap_or_else(|| DialError::Foreign(error.to_string())));
+            return Err(refused.unwrap_or(DialError::Closed(socket)));
         }
     }
     written.map_err(|error| DialError::Broken(error.to_string()))?;

@@ -182,7 +182,7 @@ async fn ask<T: Reported>(
     let asked = match timeout(ASK_LIMIT, answer_of(registry, raft_id, &address)).await {
         Ok(Ok(answer)) => Asked::Answered(Box::new(answer)),
         // An earlier version closes a connection for a purpose that it does not know.
-        Ok(Err(DialError::Foreign(_) | DialError::Broken(_))) if is_linked => {
+        Ok(Err(DialError::Foreign(_) | DialError::Closed(_) | DialError::Broken(_))) if is_linked => {
             let mut unaware = known();
             unaware.retain(|_, until| Instant::now() < *until);
             unaware.insert(raft_id, Instant::now() + UNAWARE_FOR);

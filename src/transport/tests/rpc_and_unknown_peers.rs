@@ -41,6 +41,14 @@ async fn listener_that_says(bytes: Vec<u8>) -> String {
     address
 }
 
+/// The same, and closes then.
+async fn listener_that_closes_after(bytes: Vec<u8>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { listener.accept().await.unwrap().0.write_all(&bytes).await });
+    address
+}
+
 #[tokio::test]
 async fn identify_returns_the_node_at_an_address() {
     let (mut a, mut b) = (Node::start(1), Node::start(2));
@@ -67,8 +75,10 @@ async fn an_unreachable_address_and_another_protocol_are_distinguished() {
     let refusal = identify(&mut a, &banner).await.unwrap_err();
     assert!(refusal.detail.contains("something answered") && !refusal.detail.contains("begins"), "{refusal:?}");
     assert!(!refusal.detail.contains('S'), "what it said is not told: {refusal:?}");
-    let curt = listener_that_says(preamble(WIRE_VERSION)[..4].to_vec()).await;
-    refused(&mut a, &curt, Code::Unreachable, "huskv").await;
+    let curt = listener_that_closes_after(preamble(WIRE_VERSION)[..4].to_vec()).await;
+    let ended = listener_that_closes_after(Vec::new()).await;
+    refused(&mut a, &ended, Code::Unreachable, "a node that ends").await;
+    refused(&mut a, &curt, Code::Unreachable, "closed the connection before the handshake").await;
     refused(&mut a, "http://127.0.0.1:1", Code::Unreachable, "scheme").await;
     refused(&mut a, "no-port", Code::Unreachable, "port is missing").await;
     refused(&mut a, "no.such.host.invalid:1", Code::Unreachable, "resolved").await;
