@@ -75,8 +75,7 @@ impl JournalReclaim {
         *self = Self::Waiting(core.now + REWRITE_EVERY);
         let log = core.raw.store();
         let (bytes, live) = (log.journal.size_on_disk(), log.journal.bytes_after(compact_to));
-        // Between two checkpoints the log grows by more than the slack of the tree, and shrinks again.
-        let most = 2 * (live + reclaim::slack_bytes(core));
+        let most = 2 * live + reclaim::slack_bytes(core);
         if bytes <= most || !reclaim::has_room(core, live) {
             return Ok(());
         }
