@@ -163,7 +163,7 @@ pub static KEYS: &[Key] = &[
         "5000",
         (0, 1_000_000_000),
         |c, v| c.snapshot.keep_entries = v,
-        "Log entries kept behind a checkpoint for slow followers",
+        "Log entries kept behind a checkpoint for slow followers, at most snapshot.every_bytes of them",
     ),
     number(
         "snapshot.spool_mb",
