@@ -157,7 +157,7 @@ pub(crate) fn check_ports(plan: &[Plan], page: Option<u16>) -> Result<Option<Tcp
             return Err(ProcessError::PortTwice { port: *port, first: first.clone(), second: second.clone() });
         }
     }
-    // One that is taken and given back may be taken by another before its node does; the page keeps its own.
+    // The nodes' listeners are dropped again, since the nodes bind their ports themselves; that of the page is kept.
     let mut kept = None;
     for (port, what) in &wanted {
         let listener = listener(*port, what)?;

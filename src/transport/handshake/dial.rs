@@ -51,8 +51,8 @@ pub enum DialError {
     /// banners of other hosts.
     #[error("something answered, but not as a huskv peer port (an HTTP port?)")]
     Foreign(String),
-    /// It closes the connection before its preamble is complete: a process that ends does that, and what takes the first bytes
-    /// for a mistake.
+    /// It closes the connection before its preamble is complete, as a process that ends does, or a server of another protocol that
+    /// refuses the first bytes.
     #[error("{0} closed the connection before the handshake (a node that ends, or no huskv peer port?)")]
     Closed(SocketAddr),
     /// It accepts the connection and sends nothing.
