@@ -69,7 +69,7 @@ pub(crate) struct LeaderHistory {
     lonely: Option<(Span, Option<u64>)>,
     /// The last time as a follower without any other voter.
     cut_off: Option<Millis>,
-    /// The term of an election that a transfer has begun.
+    /// The term of an election that a transfer has begun, until its leader is known: what ends that lead is another matter.
     transfer: Option<u64>,
     /// How this node lost its lead, until the next leader is known.
     loss: Option<LeaderChange>,
@@ -233,7 +233,7 @@ impl LeaderHistory {
                 ..Self::because(self.cause(core, silence))
             },
         };
-        (self.last, self.cut_off) = (Some(Known { leader, name, term }), None);
+        (self.last, self.cut_off, self.transfer) = (Some(Known { leader, name, term }), None, None);
         Some(change)
     }
 

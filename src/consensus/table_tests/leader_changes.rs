@@ -91,6 +91,34 @@ fn a_transfer_is_one_for_who_hands_over_and_for_who_takes_over() {
     assert_eq!(lost((node, history)).reason, Reason::Transfer);
 }
 
+/// A request for a vote, as a transfer to node 3 causes it.
+fn transfer_election(term: u64) -> Message {
+    Message { context: b"CampaignTransfer".to_vec().into(), ..message(MessageType::MsgRequestVote, 3, term) }
+}
+
+#[test]
+fn what_ends_a_lead_that_a_transfer_began_is_no_transfer() {
+    let (mut node, mut history) = (Node::leader(3), LeaderHistory::default());
+    history.received(&node.core, &transfer_election(node.core.raw.raft.term));
+    history.leader_known(&node.core).expect("a leader");
+    pass(&mut node, &mut history, 300, &[2, 3]);
+    pass(&mut node, &mut history, 1_500, &[]);
+    node.live.contacted(&node.core, 2);
+    assert_eq!(lost((node, history)).reason, Reason::Partition);
+
+    let (mut node, mut history) = (Node::follower(3), LeaderHistory::default());
+    history.leader_contact(&node.core);
+    history.leader_known(&node.core).expect("a leader");
+    let term = node.core.raw.raft.term + 1;
+    history.received(&node.core, &transfer_election(term));
+    node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
+    history.leader_contact(&node.core);
+    assert_eq!(history.leader_known(&node.core).map(|change| change.reason), Some(Reason::Transfer));
+    pass(&mut node, &mut history, 1_500, &[2]);
+    let (reason, silence, _) = history.stands(&node.core).expect("the first attempt");
+    assert_eq!((reason, silence), (Reason::MissedHeartbeats, Some(1_500)));
+}
+
 #[test]
 fn a_follower_says_how_long_it_missed_its_leader() {
     for (silence, reason) in [(1_500, Reason::MissedHeartbeats), (200, Reason::SteppedDown)] {
