@@ -156,16 +156,20 @@ impl Driver {
         let http_address = own.map_or(&options.http_address, |member| &member.http_address).clone();
         let last_index = raft.raft_log.last_index();
         let space = self.core.free_space();
-        let peers = members.into_iter().filter(|member| member.raft_id != me).map(|member| PeerState {
-            name: member.node_id,
-            raft_id: member.raft_id,
-            is_learner: member.role == Role::Learner,
-            raft_address: member.raft_address,
-            http_address: member.http_address,
-            free_bytes: member.disk.map(|space| space.free_bytes),
-            is_disk_nearly_full: member.disk.is_some_and(|space| space.is_nearly_full()),
-            match_index: member.match_index,
-            lag_entries: member.match_index.map(|matched| last_index.saturating_sub(matched)),
+        let peers = members.into_iter().filter(|member| member.raft_id != me).map(|member| {
+            // A new leader begins with 0, and learns it from the first answer.
+            let match_index = member.match_index.filter(|matched| *matched > 0);
+            PeerState {
+                name: member.node_id,
+                raft_id: member.raft_id,
+                is_learner: member.role == Role::Learner,
+                raft_address: member.raft_address,
+                http_address: member.http_address,
+                free_bytes: member.disk.map(|space| space.free_bytes),
+                is_disk_nearly_full: member.disk.is_some_and(|space| space.is_nearly_full()),
+                match_index,
+                lag_entries: match_index.map(|matched| last_index.saturating_sub(matched)),
+            }
         });
         NodeState {
             cluster_id: self.core.data_dir.identity().cluster_id,

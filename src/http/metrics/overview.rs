@@ -162,15 +162,14 @@ fn voters<'a>(node: &NodeState, names: &Names, peers: &'a [PeerState], members: 
     voters.map(|it| Voter { name: &it.name, answers: it.reachable, is_full: is_full(&it.name) }).collect()
 }
 
-/// Returns how many entries a member lacks, as the leader knows; None before it does.
+/// Returns how many entries a member lacks, as the leader knows; None before the member has answered it.
 fn lag(led: Option<(u64, &NodeReport)>, raft_id: u64) -> Option<u64> {
     let (leader, report) = led?;
     let LeaderReport { matched, .. } = report.leads.as_ref()?;
     if raft_id == leader {
         return Some(0);
     }
-    // A new leader begins with none, and learns it from the first answer.
-    let (_, matched) = matched.iter().find(|(member, matched)| *member == raft_id && *matched > 0)?;
+    let (_, matched) = matched.iter().find(|(member, _)| *member == raft_id)?;
     Some(report.last_index.saturating_sub(*matched))
 }
 
@@ -301,7 +300,7 @@ mod tests {
     #[test]
     fn the_lag_of_a_member_that_has_not_answered_its_leader_is_not_known() {
         let mut leader = report(ReportedRole::Leader, 9);
-        leader.leads = leader.leads.map(|leads| LeaderReport { matched: vec![(2, 9), (3, 0)], ..leads });
+        leader.leads = leader.leads.map(|leads| LeaderReport { matched: vec![(2, 9)], ..leads });
         assert_eq!([1, 2, 3].map(|raft_id| lag(Some((1, &leader)), raft_id)), [Some(0), Some(0), None]);
     }
 

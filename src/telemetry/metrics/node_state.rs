@@ -168,12 +168,12 @@ impl NodeState {
         )?;
         to.gauges(
             "huskv_raft_peer_match_index",
-            "Index up to which the log of a member matches; NaN where this node is not the leader.",
+            "Index up to which the log of a member matches; NaN where this node is not the leader, or has no answer of the member yet.",
             self.peers.iter().map(|peer| (vec![("peer", peer.name.as_str())], peer.match_index)),
         )?;
         to.gauges(
             "huskv_raft_peer_lag_entries",
-            "Entries that a member lacks; NaN where this node is not the leader.",
+            "Entries that a member lacks; NaN where this node is not the leader, or has no answer of the member yet.",
             self.peers.iter().map(|peer| (vec![("peer", peer.name.as_str())], peer.lag_entries)),
         )
     }

@@ -12,6 +12,7 @@ use crate::harness::{Cluster, Need, Node, Request, START, Setup, check, eventual
 crate::harness::cases![
     promtool_has_nothing_to_say_on_any_kind_of_node.needs(Need::Promtool),
     figures_follow_what_clients_do,
+    the_lag_of_a_member_that_never_answered_its_leader_is_no_number,
     figures_are_served_without_a_quorum.alone(),
     the_port_for_figures_answers_beside_the_other_one,
 ];
@@ -54,6 +55,29 @@ fn first_scrape(port: u16) -> String {
         request.send(&format!("127.0.0.1:{port}")).map_err(|error| error.to_string())
     });
     answer.expect(200, "the first scrape").text()
+}
+
+fn the_lag_of_a_member_that_never_answered_its_leader_is_no_number() {
+    let mut cluster = Cluster::of(3);
+    let old = cluster.agreed();
+    let [dead, next] = cluster.followers()[..] else { panic!("two followers") };
+    let series = |of: &str, index: usize| format!("huskv_raft_peer_{of}{{peer=\"{}\"}}", cluster.nodes[index].name());
+    let (lag, matched) = (series("lag_entries", dead), series("match_index", dead));
+    let (lag_of_old, to) = (series("lag_entries", old), json!({ "node_id": cluster.nodes[next].name() }));
+    cluster.nodes[dead].kill9();
+    for number in 0..20 {
+        cluster.nodes[old].put("key", number);
+    }
+    eventually(secs(20), "the old leader knows how far it is behind", || {
+        let body = scrape(&cluster.nodes[old]);
+        check(value(&body, &lag).is_some_and(|entries| entries >= 20.0), body)
+    });
+    cluster.nodes[old].post("/raft/transfer", &to).expect(200, "a transfer");
+    eventually(secs(20), "the new leader knows the lag of the one that answers alone", || {
+        let body = scrape(&cluster.nodes[next]);
+        check(value(&body, &lag_of_old) == Some(0.0), &body)?;
+        check([&lag, &matched].iter().all(|series| value(&body, series).is_some_and(f64::is_nan)), &body)
+    });
 }
 
 fn promtool_has_nothing_to_say_on_any_kind_of_node() {
