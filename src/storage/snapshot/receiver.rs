@@ -68,14 +68,18 @@ impl SnapshotWriter {
     /// Writes one frame; not durable yet.
     ///
     /// # Errors
-    /// [`Error`] for malformed bytes, for more bytes than announced, for a disk at its reserve, or for a failed write;
+    /// [`Error`] for malformed bytes, for more bytes than the bound, for a disk at its reserve, or for a failed write;
     /// the generation is dropped and nothing else is changed.
     pub fn write(&mut self, changes: &[u8]) -> Result<(), Error> {
         if let Some(space) = self.reserved.space().filter(|space| space.room() < SPACE_CHECK_MARGIN) {
             return Err(Error::snapshot(format!("it does not fit on the receiver's disk: {}", free_space_text(space))));
         }
         let left = self.left.checked_sub(changes.len() as u64);
-        self.left = left.ok_or_else(|| Error::snapshot("it is larger than announced"))?;
+        self.left = left.ok_or_else(|| {
+            Error::snapshot(
+                "it has more than twice the announced size and 1 GiB: changes come faster than they are sent",
+            )
+        })?;
         let batch = decode(changes).ok_or_else(|| Error::snapshot("it holds changes that this huskv cannot read"))?;
         self.db.write(batch)
     }
