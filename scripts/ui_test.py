@@ -10,6 +10,7 @@ Usage: target/tools/bin/python scripts/ui_test.py [BINARY]
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -42,6 +43,7 @@ HOSTILE = {
     "../up": "%3Cscript%3E",
     "slash/": "'; rm -rf / #`$(id)`",
     "\U0001f600 and a space+plus%25": "\U0001f600",
+    " ": "\x1b[31mred\x00\r\nnext\tline",
 }
 
 
@@ -333,9 +335,12 @@ def hostile_names_and_values_stay_text(browser, nodes):
     page = browser.page(nodes[0].url)
     for key, value in HOSTILE.items():
         show(page, "keys?" + urllib.parse.urlencode({"prefix": key[:2], "key": key}))
-        page.wait_for_function("value => document.querySelector('pre.value')?.textContent === value", arg=value)
-        page.wait_for_function("() => document.querySelectorAll('.names button').length > 0")
         # What is not seen, or turns the direction, is written out.
+        written = re.sub("[\x00\x1b\u202e\u2066]", lambda one: f"\\u{{{ord(one[0]):x}}}", value)
+        page.wait_for_function("value => document.querySelector('pre.value')?.textContent === value", arg=written)
+        assert ("cannot be seen" in page.locator("main").inner_text()) == (written != value), key
+        page.wait_for_function("() => document.querySelectorAll('.names button').length > 0")
+        assert all(name.strip() for name in page.locator(".names button bdi").all_inner_texts()), key
         assert "\u202e" not in page.locator(".names").inner_text() + page.locator("h2.title").inner_text()
     show(page, "keys")
     page.wait_for_selector(".names button >> nth=3")

@@ -46,6 +46,8 @@ pub enum Plant {
     MetaCacheStale,
     /// A snapshot lacks the effects that are applied during its scan.
     SnapshotWithoutEffects,
+    /// A snapshot lacks the effects on the part of the tree that is scanned last, until the scan goes on.
+    ScanReportedLate,
     /// The commit index is not raised when a snapshot is installed, nor at the next start.
     CommitNotRaised,
     /// A node that lost its disk comes back under the same raft id.
@@ -99,7 +101,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 40] = [
+    pub const NAMES: [(&'static str, Self); 41] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -116,6 +118,7 @@ impl Plant {
         ("journal-rewrite-unmatched", Self::JournalRewriteUnmatched),
         ("meta-cache-stale", Self::MetaCacheStale),
         ("snapshot-without-effects", Self::SnapshotWithoutEffects),
+        ("scan-reported-late", Self::ScanReportedLate),
         ("commit-not-raised", Self::CommitNotRaised),
         ("raft-id-reused", Self::RaftIdReused),
         ("woken-by-index", Self::WokenByIndex),

@@ -5,7 +5,7 @@
 //! name = "billing"
 //! sha256 = "..."                                      # of the secret, in hex; or cert = "CN=billing"
 //! allow = [{ prefix = "billing/", do = ["read", "write"] }]
-//! metrics = true                                      # GET /metrics, without any key
+//! metrics = true                                      # GET /metrics, /events, /load, /cluster/overview; no key
 //! expires = "2027-01-31T00:00:00Z"                    # or never
 //! ```
 //!

@@ -31,7 +31,7 @@ pub(super) fn command() -> Command {
             Arg::new("metrics")
                 .long("metrics")
                 .action(ArgAction::SetTrue)
-                .help("GET /metrics is allowed, and no key by itself"),
+                .help("GET /metrics, /events, /load and the overview of the cluster are allowed, and no key by itself"),
         )
         .arg(Arg::new("expires").long("expires").value_name("TIME").help("When it ends, such as 2027-01-31T00:00:00Z"));
     Command::new("token").about("Make tokens for auth.tokens").subcommand_required(true).subcommand(new)

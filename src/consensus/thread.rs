@@ -34,7 +34,7 @@ use super::input::Input;
 use super::options::Options;
 use super::outbox::Outbox;
 use crate::model::Millis;
-use crate::storage::{self, DataDir, Engine, Error, Flush, Incarnation, Rewrite, Spooled, Spooler};
+use crate::storage::{DataDir, Engine, Error, Flush, Incarnation, Rewrite, Spooled, Spooler};
 use crate::telemetry::logging::LogLimit;
 
 /// The maximum inputs of each queue in a turn.
@@ -267,7 +267,6 @@ impl Background for Threads {
         let handle = self.handle.clone();
         let log = self.log.clone();
         let job = move || {
-            storage::lower_thread_priority();
             // After the scan the loop has its answer, and the sender of the stream sees a failure itself: it is only
             // logged.
             let mut told = false;

@@ -52,6 +52,13 @@ pub trait Db: Send + Sync {
     /// # Errors
     /// [`Error`] where the engine cannot read or finds damage.
     fn scan(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Error>;
+    /// Returns the key that has `n` keys of `from <= key` in front of it; None if there are not so many.
+    ///
+    /// # Errors
+    /// [`Error`] where the engine cannot read or finds damage.
+    fn nth_key(&self, from: &[u8], n: usize) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.scan(from, None, n.saturating_add(1))?.into_iter().nth(n).map(|(key, _)| key))
+    }
     /// Returns the last pair with `from <= key < to`.
     ///
     /// # Errors

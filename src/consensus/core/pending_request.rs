@@ -69,4 +69,14 @@ impl Core {
         }
         (waiting.reply)(Err(refusal));
     }
+
+    /// Refuses a request that the leader has not answered, or has refused. A join can be resumed, which only the leader says by itself.
+    pub(crate) fn refuse_forwarded(&self, waiting: ClientRequest, mut refusal: Refusal) {
+        let is_unknown = refusal.outcome == Outcome::Unknown && refusal.code == Code::Timeout;
+        if is_unknown && matches!(waiting.request, Request::Join { .. }) {
+            refusal.code = Code::JoinUnfinished;
+            refusal.detail.push_str("; the join may go on there, and the same POST resumes it");
+        }
+        self.refuse(waiting, refusal);
+    }
 }

@@ -80,8 +80,8 @@ impl Driver {
             StateRole::Leader | StateRole::Follower => false,
         };
         if begins && let Some((reason, last_contact_ms, attempts)) = self.history.stands(&self.core) {
-            let leader = self.history.last_name();
-            self.core.note(Kind::ElectionStarted { reason, leader, last_contact_ms, attempts });
+            let (leader, led) = self.history.last_leader(&self.core);
+            self.core.note(Kind::ElectionStarted { reason, leader, last_contact_ms, attempts, led });
         }
         if is.leader == 0 {
             return change;

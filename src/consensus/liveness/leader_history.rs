@@ -116,9 +116,14 @@ impl LeaderHistory {
             if let Some(ms) = silence.or(led).filter(|ms| *ms >= patience(core) && core.conf_voters().len() > 1) {
                 self.lonely = Some((Span { ended: core.now, ms }, voter));
             }
-        } else if self.is_cut_off(core, live) {
+        } else if self.is_awake(core) && self.is_cut_off(core, live) {
             self.cut_off = Some(core.now);
         }
+    }
+
+    /// Whether the loop has gone on for long enough after a stall to have heard the others.
+    fn is_awake(&self, core: &Core) -> bool {
+        self.stall.is_none_or(|stall| core.now >= stall.ended + patience(core))
     }
 
     /// Whether no other voter is in contact, of at least two.
@@ -163,17 +168,26 @@ impl LeaderHistory {
 
     /// Whether the loop stood still in the last seconds, so that silence of others means nothing.
     pub fn has_stalled(&self, core: &Core) -> bool {
-        self.stall.is_some_and(|stall| Self::explains(core, stall.ended))
+        self.recent_stall(core).is_some()
+    }
+
+    fn recent_stall(&self, core: &Core) -> Option<Span> {
+        // A tick may be still to come after a stall, with the message that shows the change in front of it.
+        let gap = self.ticked.map_or(0, |at| core.now.saturating_sub(at));
+        let gap = Some(Span { ended: core.now, ms: gap }).filter(|gap| gap.ms >= patience(core));
+        gap.or(self.stall).filter(|stall| Self::explains(core, stall.ended))
+    }
+
+    /// Returns the reason of a stall: a sync of the journal, or a process that the system did not let run.
+    fn stall_reason(core: &Core, stall: Span) -> Reason {
+        let is_slow = Self::longest_sync(core).is_some_and(|sync| sync >= patience(core) || sync >= stall.ms / 2);
+        if is_slow { Reason::SlowSync } else { Reason::MissedHeartbeats }
     }
 
     /// Notes that this node leads no more; returns why, to no other leader yet.
     pub fn lost_lead(&mut self, core: &Core, live: &Liveness) -> LeaderChange {
-        // A tick may be still to come after a stall, with the message that ends the lead in front of it.
-        let gap = self.ticked.map_or(0, |at| core.now.saturating_sub(at));
-        let gap = Some(Span { ended: core.now, ms: gap }).filter(|gap| gap.ms >= patience(core));
-        let stall = gap.or(self.stall).filter(|stall| Self::explains(core, stall.ended));
+        let stall = self.recent_stall(core);
         let lonely = self.lonely.filter(|(span, _)| Self::explains(core, span.ended));
-        let sync = Self::longest_sync(core);
         let (silence, voter) = majority_silence(core, live);
         let (mut last_contact_ms, mut last_contact) = (silence, voter);
         let reason = if self.transfer == Some(core.raw.raft.term) {
@@ -185,8 +199,7 @@ impl LeaderHistory {
             (last_contact_ms, last_contact) = (Some(span.ms), voter);
             Reason::Partition
         } else if let Some(stall) = stall {
-            let is_slow = sync.is_some_and(|sync| sync >= patience(core) || sync >= stall.ms / 2);
-            if is_slow { Reason::SlowSync } else { Reason::MissedHeartbeats }
+            Self::stall_reason(core, stall)
         } else if silence.is_none_or(|ms| ms >= patience(core)) {
             Reason::Partition
         } else {
@@ -198,8 +211,9 @@ impl LeaderHistory {
             reason,
             last_contact_ms,
             last_contact: last_contact.map(|id| core.name_of(id)),
-            longest_sync_ms: sync,
+            longest_sync_ms: Self::longest_sync(core),
             stalled_ms: stall.map(|stall| stall.ms),
+            led: true,
         };
         self.loss = Some(change.clone());
         change
@@ -222,16 +236,21 @@ impl LeaderHistory {
             (None, Some(last)) if last.leader == core.raft_id() => LeaderChange {
                 from: Some(last.name.clone()),
                 to: Some(name.clone()),
+                led: true,
                 ..Self::because(Reason::SteppedDown)
             },
-            (None, Some(last)) => LeaderChange {
-                from: Some(last.name.clone()),
-                to: Some(name.clone()),
-                last_contact_ms: silence,
-                last_contact: silence.map(|_| last.name.clone()),
-                longest_sync_ms: Self::longest_sync(core),
-                ..Self::because(self.cause(core, silence))
-            },
+            (None, Some(last)) => {
+                let (reason, stalled_ms) = self.cause(core, silence);
+                LeaderChange {
+                    from: Some(last.name.clone()),
+                    to: Some(name.clone()),
+                    last_contact_ms: silence,
+                    last_contact: silence.map(|_| last.name.clone()),
+                    longest_sync_ms: Self::longest_sync(core),
+                    stalled_ms,
+                    ..Self::because(reason)
+                }
+            }
         };
         (self.last, self.cut_off, self.transfer) = (Some(Known { leader, name, term }), None, None);
         Some(change)
@@ -246,25 +265,33 @@ impl LeaderHistory {
             last_contact: None,
             longest_sync_ms: None,
             stalled_ms: None,
+            led: false,
         }
     }
 
-    /// Why a leader that another node was is none any more, by this node's silence with it.
-    fn cause(&self, core: &Core, silence: Option<Millis>) -> Reason {
+    /// Why a leader that another node was is none any more, by this node's silence with it, and how long this node stood still where
+    /// that explains the silence.
+    fn cause(&self, core: &Core, silence: Option<Millis>) -> (Reason, Option<Millis>) {
+        let is_silent = silence.is_none_or(|ms| ms >= patience(core));
+        // A silence that went on after the stall is of the leader's making.
+        let stall = self.recent_stall(core).filter(|stall| silence.is_none_or(|ms| ms < stall.ms + patience(core)));
         if self.transfer == Some(core.raw.raft.term) {
-            Reason::Transfer
+            (Reason::Transfer, None)
         } else if self.cut_off.is_some_and(|at| Self::explains(core, at)) {
-            Reason::Partition
-        } else if silence.is_none_or(|ms| ms >= patience(core)) {
-            Reason::MissedHeartbeats
+            (Reason::Partition, None)
+        } else if let Some(stall) = stall.filter(|_| is_silent) {
+            (Self::stall_reason(core, stall), Some(stall.ms))
+        } else if is_silent {
+            (Reason::MissedHeartbeats, None)
         } else {
-            Reason::SteppedDown
+            (Reason::SteppedDown, None)
         }
     }
 
-    /// Returns the name of the leader that was known last.
-    pub fn last_name(&self) -> Option<String> {
-        self.last.as_ref().map(|last| last.name.clone())
+    /// Returns the name of the leader that was known last, and whether that is this node.
+    pub fn last_leader(&self, core: &Core) -> (Option<String>, bool) {
+        let last = self.last.as_ref();
+        (last.map(|last| last.name.clone()), last.is_some_and(|last| last.leader == core.raft_id()))
     }
 
     /// Notes an attempt to be elected; returns the reason, the silence of the last leader and the number of attempts, where it is to be

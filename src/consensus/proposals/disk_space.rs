@@ -241,8 +241,8 @@ fn refusal_detail(name: &str, space: DiskSpace, needed: u64, is_only_voter: bool
     let removal = if is_only_voter { String::new() } else { format!(", or remove {name}") };
     let goes_on = if space.is_below_floor() { "Reads" } else { "Reads, deletes, touches" };
     format!(
-        "the disk of {name} has {free} free{needed} and is to keep {reserve} (storage.reserve_mb), so {refused}; free some on that \
-         file system or make it larger{removal}. {goes_on} and membership changes go on, and writes do by \
-         themselves once there is space"
+        "the disk of {name} has {free} free once what is in its memory is written{needed} and is to keep {reserve} \
+         (storage.reserve_mb), so {refused}; free some on that file system or make it larger{removal}. {goes_on} and \
+         membership changes go on, and writes do by themselves once there is space"
     )
 }

@@ -325,7 +325,7 @@ impl Proposals {
                     let maybe_applied = waiting.maybe_applied || refusal.outcome == Outcome::Unknown;
                     self.awaiting_leader.push(ClientRequest { maybe_applied, ..waiting });
                 } else {
-                    cx.core.refuse(waiting, refusal);
+                    cx.core.refuse_forwarded(waiting, refusal);
                 }
             }
         }

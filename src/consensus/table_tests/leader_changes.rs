@@ -135,3 +135,50 @@ fn a_follower_says_how_long_it_missed_its_leader() {
         assert_eq!((change.reason, change.last_contact_ms), (reason, Some(before - NOW)), "{change:?}");
     }
 }
+
+#[test]
+fn a_follower_that_stood_still_says_so_and_was_not_cut_off() {
+    for (sync, reason) in [(None, Reason::MissedHeartbeats), (Some(2_900), Reason::SlowSync)] {
+        let (mut node, mut history) = (Node::follower(3), LeaderHistory::default());
+        history.leader_contact(&node.core);
+        history.leader_known(&node.core).expect("a leader");
+        pass(&mut node, &mut history, 300, &[2, 3]);
+        history.leader_contact(&node.core);
+        node.core.at(node.core.now + 3_000);
+        if let Some(sync) = sync {
+            node.core.syncs.note(node.core.now, sync, 5_000);
+        }
+        pass(&mut node, &mut history, 100, &[3]);
+        let term = node.core.raw.raft.term + 1;
+        node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
+        history.leader_contact(&node.core);
+        let change = history.leader_known(&node.core).expect("another leader");
+        assert_eq!((change.reason, change.stalled_ms), (reason, Some(3_100)), "{change:?}");
+        assert!(change.detail().contains("for 3100 ms, and it heard nothing of n2 meanwhile"), "{}", change.detail());
+    }
+    // The silence of all others went on after the stall.
+    let (mut node, mut history) = (Node::follower(3), LeaderHistory::default());
+    history.leader_contact(&node.core);
+    history.leader_known(&node.core).expect("a leader");
+    node.core.at(node.core.now + 3_000);
+    pass(&mut node, &mut history, 2_000, &[]);
+    let term = node.core.raw.raft.term + 1;
+    node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
+    history.leader_contact(&node.core);
+    let change = history.leader_known(&node.core).expect("another leader");
+    assert_eq!((change.reason, change.stalled_ms), (Reason::Partition, None), "{change:?}");
+}
+
+#[test]
+fn a_leader_that_leads_again_does_not_speak_of_itself_as_of_another_node() {
+    let (mut node, mut history) = leading();
+    pass(&mut node, &mut history, 1_500, &[]);
+    history.lost_lead(&node.core, &node.live);
+    assert_eq!(history.last_leader(&node.core), (Some("n1".into()), true));
+    let term = node.core.raw.raft.term + 1;
+    node.core.raw.raft.become_follower(term, 0);
+    node.core.raw.raft.become_candidate();
+    node.core.raw.raft.become_leader();
+    let detail = history.leader_known(&node.core).expect("a new term").detail();
+    assert!(detail.starts_with("n1 leads again: no contact with a majority"), "{detail}");
+}

@@ -48,6 +48,19 @@ fn a_retried_request_whose_first_try_may_have_worked_is_never_refused_as_not_app
 }
 
 #[test]
+fn a_forwarded_join_without_an_answer_can_be_resumed() {
+    let (mut node, mut proposals) = (Node::follower(3), Proposals::default());
+    let (waiting, answer) = request(Request::Join { node_id: "n4".into(), raft_address: "h:9".into(), force: false });
+    proposals.request(&mut node.context(), waiting, None);
+    let token = node.sent.tokens("forward")[0];
+    node.core.at(NOW + 10_000);
+    proposals.forward_ended(&mut node.context(), token, Err(Refusal::unknown(Code::Timeout, "no answer")));
+    let refusal = answer.try_recv().unwrap().unwrap_err();
+    assert_eq!((refusal.code, refusal.outcome), (Code::JoinUnfinished, Outcome::Unknown));
+    assert_eq!(refusal.detail, "no answer; the join may go on there, and the same POST resumes it");
+}
+
+#[test]
 fn a_leader_takes_what_it_may_propose() {
     let has = |mib: u64| Some(DiskSpace { free_bytes: mib << 20, reserve_bytes: 64 << 20 });
     let write = |command: Command| Request::Write(command.into());

@@ -53,7 +53,11 @@ function visible(name) {
   return String(name).replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
     (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
 }
-const isolated = (name) => h("bdi", {}, visible(name));
+// Spaces that HTML would fold away are written out, too.
+const named = (name) => visible(name).replace(/^ | $| {2,}/g, (spaces) => "\\u{20}".repeat(spaces.length));
+const isolated = (name) => h("bdi", {}, named(name));
+// Lines stay lines.
+const visibleText = (text) => text.replace(/[^\n\t\r]+|\r(?!\n)/g, visible);
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const count = (n) => (typeof n === "number" ? whole.format(n).replace(/,/g, "\u202f") : "\u2013");
@@ -406,7 +410,7 @@ function timelineView(main) {
     const same = newest ? all.filter((one) => one.kind === "leader_changed" && one.to === newest.to && one.term === newest.term) : [];
     const change = same.find((one) => one.node === one.from) || same.findLast((one) => one.reason !== "restart") || newest;
     fill(latest, change ? h("div", { class: "panel" }, h("h2", {}, change.to ? ["Leader: ", isolated(change.to)] : "No leader",
-      change.from ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(same[same.length - 1].at))}`)),
+      change.from && change.from !== change.to ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(same[same.length - 1].at))}`)),
     h("p", {}, visible(change.detail || ""), change.reason ? [" ", chip("plain", visible(change.reason).replace(/_/g, " "))] : null)) : null);
     fill(note, problem ? refusal(problem, merged ? "GET /cluster/events" : "GET /events") : null,
       merged && missing.length ? h("p", { class: "note warn" }, "\u25b2 Without the events of ", missing.map((one, at) => [at ? ", " : "", isolated(one)]),
@@ -516,13 +520,14 @@ function chart([title, unit, series], points, end, cursor, wide) {
   const y = (n) => 8 + (HIGH - LOW - 8) * (1 - n / top);
   const paths = series.map(([name], which) => {
     let path = "", pen = false;
-    for (const point of points) {
+    points.forEach((point, at) => {
       const n = point[name];
-      if (typeof n !== "number" || point.at < end - 600) { pen = false; continue; }
+      if (typeof n !== "number" || point.at < end - 600) { pen = false; return; }
       path += `${pen ? "L" : "M"}${x(point.at).toFixed(1)} ${y(n).toFixed(1)}`;
-      if (!pen) path += "h.5";
+      // A second without a neighbour is drawn as a dash, or it would be a line without length.
+      if (!pen && typeof points[at + 1]?.[name] !== "number") path += "m-2 0h4";
       pen = true;
-    }
+    });
     return svg("path", { class: `s${which}`, d: path });
   });
   const last = cursor ? points.reduce((best, point) => (Math.abs(point.at - cursor) < Math.abs(best.at - cursor) ? point : best), points[0]) : points[points.length - 1];
@@ -700,8 +705,8 @@ function keysView(main, parameters) {
 
   function showCrumbs() {
     const parts = prefix.split("/").slice(0, -1);
-    fill(crumbs, button("all keys", () => go("")), parts.map((part, at) => ["/", button(part ? visible(part) : "(empty)", () => go(`${parts.slice(0, at + 1).join("/")}/`))]),
-      prefix && !prefix.endsWith("/") ? h("span", { class: "mono" }, `/ ${visible(prefix.split("/").pop())}\u2026`) : null);
+    fill(crumbs, button("all keys", () => go("")), parts.map((part, at) => ["/", button(part ? named(part) : "(empty)", () => go(`${parts.slice(0, at + 1).join("/")}/`))]),
+      prefix && !prefix.endsWith("/") ? h("span", { class: "mono" }, `/ ${named(prefix.split("/").pop())}\u2026`) : null);
   }
   function go(to) { prefix = to; box.value = to; first(true); }
   function first(focus) { places = [{}]; list(focus); if (watching) startWatch(); }
@@ -802,9 +807,11 @@ function keysView(main, parameters) {
     const value = h("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Value" }), cut = h("p", { class: "small dim" });
     const showAs = (form) => {
       value.className = form === "hex" ? "value hex" : "value";
-      value.textContent = form === "JSON" ? pretty : form === "text" ? text.slice(0, SHOWN_BYTES) : hexOf(item.data);
-      const shown = form === "hex" ? HEX_BYTES : SHOWN_BYTES;
-      cut.textContent = (form === "text" ? text.length : form === "hex" ? item.data.length : 0) > shown ? `The first ${bytes(shown)} of ${bytes(item.data.length)}.` : "";
+      const part = form === "JSON" ? pretty : form === "text" ? text.slice(0, SHOWN_BYTES) : hexOf(item.data), written = visibleText(part);
+      value.textContent = written;
+      const shown = form === "hex" ? HEX_BYTES : SHOWN_BYTES, length = form === "text" ? text.length : form === "hex" ? item.data.length : 0;
+      cut.textContent = [length > shown ? `The first ${bytes(shown)} of ${bytes(item.data.length)}.` : "",
+        written !== part ? "Characters that cannot be seen are written as \\u{\u2026}; the bytes are under hex." : ""].filter(Boolean).join(" ");
     };
     const ttl = h("span", {});
     const tick = () => {
@@ -845,8 +852,8 @@ function keysView(main, parameters) {
       announce("The key has changed since you read it. Both texts are shown.");
       const their = theirs && textOf(theirs.data);
       put(result, [h("div", { class: "two" },
-        h("div", {}, h("h2", {}, theirs ? `Theirs, version ${theirs.version}` : "Theirs: the key is gone"), h("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Theirs" }, theirs ? their ?? hexOf(theirs.data) : "")),
-        h("div", {}, h("h2", {}, `Mine, from version ${item.version}`), h("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Mine" }, area.value))),
+        h("div", {}, h("h2", {}, theirs ? `Theirs, version ${theirs.version}` : "Theirs: the key is gone"), h("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Theirs" }, theirs ? visibleText(their ?? hexOf(theirs.data)) : "")),
+        h("div", {}, h("h2", {}, `Mine, from version ${item.version}`), h("pre", { class: "value", tabindex: "0", role: "region", "aria-label": "Mine" }, visibleText(area.value)))),
       h("div", { class: "row tight" }, button("Take theirs", () => { editing = false; open(item.key); }), button(theirs ? "Write mine over it" : "Create it with mine", () => save(theirs ? theirs.version : 0), { class: "risk" }))]);
       result.scrollIntoView({ block: "nearest" });
     };

@@ -171,6 +171,11 @@ impl Db for SledDb {
         })
     }
 
+    fn nth_key(&self, from: &[u8], n: usize) -> Result<Option<Vec<u8>>, Error> {
+        // Without copies of the values.
+        self.run("reading", |db| Ok(db.range(from..).keys().nth(n).transpose()?.map(|key| key.to_vec())))
+    }
+
     fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, Error> {
         self.run("reading", |db| {
             let pair = db.range(from..to).next_back().transpose()?;

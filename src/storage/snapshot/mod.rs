@@ -2,23 +2,27 @@
 //!
 //! Why: a follower that the log no longer reaches needs the state itself while writes go on. A sled iterator is no snapshot, so
 //! a snapshot is one stream of two things: chunks of a scan, and the effects of everything applied since it began. The reader
-//! drives the scan at the speed of the peer, so the tree is never stored a second time; only effects are spooled, by a [`Spooler`]
-//! on its own thread.
+//! drives the scan at the speed of the peer, so the tree is never stored a second time; only effects are spooled. A [`Spooler`] on a
+//! thread of its own waits for the end of the scan and of the snapshot.
 //!
 //! ```text
-//!   consensus loop: apply -> memtable flush -> tree, then EffectSender --queue--> Spooler thread --> spool file (ring)
-//!                                               ^                                                    |
-//!   reader thread:   SnapshotReader  scans tree-+            and takes frames <----------------------+  --> peer
+//!   consensus loop:  apply -> memtable --flush--> tree, then EffectSender --> spool file (ring)
+//!                                                  ^                              |
+//!   reader thread:   SnapshotReader   scans the tree                and takes frames --> peer
 //! ```
 //!
-//! The stream, applied in order with the last writer winning, is exactly the state at the index where it ends. A scan frame is
-//! placed in the stream where it was read, and an effect is sent after its batch is in the tree, in order. Take any key. Without
-//! an effect it never changed, and the scan has it. Otherwise look at its last effect: every scan frame behind it was read after
-//! that effect was in the tree and shows the same value. So the last frame with the key is right. Effects that the scan has
-//! already shown are repeated, which is harmless, because the effects on a key come in order and end with the last.
+//! The stream, applied in order with the last writer winning, is exactly the state at the index where it ends. Each part of the
+//! scan has an end in key order, which the spool knows before the part is read. An effect is spooled after its change is in the
+//! tree, and only if its key is in front of that end. Take any key. What changed before its part was reported is in the tree when
+//! the part is read. What changes later is an effect, and is sent behind the part, in order, up to the last. An effect that the
+//! scan has shown already is repeated, which is harmless. Of a key that is still to be scanned nothing was sent, so neither is its
+//! removal needed.
 //!
-//! Example: `a = 1` is scanned, then `a = 2` is applied, then `b = 3` is applied, then `b` is scanned. The stream is
-//! `scan a=1, effect a=2, effect b=3, scan b=3`: the result is `a = 2, b = 3`.
+//! Why effects are left out: at a rate of writes near that of the stream, a stream with all of them sends the state many times over,
+//! and one without those that the scan will find about two to three times.
+//!
+//! Example: `a = 1` is scanned, then `a = 2` and `b = 3` are flushed, then `b` is scanned. The stream is
+//! `scan a=1, effect a=2, scan b=3`.
 //!
 //! Invariants: a received snapshot is verified as a whole: its values must add up to the totals in its state record. Until then it
 //! is in a generation of its own and nothing names it. A snapshot that would take a disk below its reserve is aborted, at either
@@ -26,6 +30,7 @@
 //!
 //! See also: `transport::snapshot_stream` (the wire), `consensus::snapshots` (when).
 
+pub(crate) mod effects;
 pub(crate) mod frames;
 pub(crate) mod receiver;
 pub(crate) mod send_spool;

@@ -21,9 +21,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::frames::{frames, free_space_text};
+use super::effects::ScanEnd;
+use super::frames::free_space_text;
 use crate::model::DiskSpace;
-use crate::storage::{Change, Engine, Error};
+use crate::storage::{Engine, Error};
 
 /// The header of a frame in the file: length and checksum.
 const FRAME_HEADER: usize = 8;
@@ -58,6 +59,8 @@ pub(crate) struct Spool {
 
 #[derive(Default)]
 struct SpoolState {
+    /// Where the part of the tree ends that is or was scanned. What is written from here on in key order is left to the scan.
+    scan_end: ScanEnd,
     /// The reader has scanned the whole tree.
     scanned: bool,
     /// The metadata of the snapshot, set by the state machine; no effect comes after it.
@@ -149,6 +152,27 @@ impl Spool {
     /// Waits until [`Spool::work`] returns a task or an error.
     pub(crate) fn wait_for_work(&self, scan_reported: bool) {
         self.wait(|state| (state.scanned && !scan_reported) || state.ended.is_some());
+    }
+
+    /// The next scan will go up to `end`, or to the end of the tree.
+    pub(crate) fn scan_to(&self, end: Option<Vec<u8>>) {
+        self.lock().scan_end = end.map_or(ScanEnd::Tree, ScanEnd::Before);
+    }
+
+    /// Where the present part of the scan ends.
+    pub(super) fn scan_end(&self) -> ScanEnd {
+        self.lock().scan_end.clone()
+    }
+
+    /// Ends the snapshot at this metadata: no effect comes any more.
+    pub(super) fn end_at(&self, metadata: SnapshotMetadata) {
+        self.lock().ended = Some(metadata);
+        self.changed.notify_all();
+    }
+
+    /// Whether no effect comes any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended.is_some()
     }
 
     /// The scan of the tree has ended.
@@ -292,52 +316,13 @@ impl Spool {
     }
 }
 
-/// The state machine's end of the spool; dropped without [`EffectSender::end`], the snapshot is aborted.
-pub(crate) struct EffectSender {
-    spool: Arc<Spool>,
-}
-
-impl EffectSender {
-    pub(crate) fn new(spool: Arc<Spool>) -> Self {
-        Self { spool }
-    }
-
-    /// Appends changes that were just written to the tree. What cannot be appended aborts the snapshot, and nothing else.
-    pub(crate) fn push(&self, changes: &[Change<'_>]) {
-        if let Err(failure) = frames(changes.iter().copied(), |frame| self.spool.append(&frame)) {
-            self.spool.fail(match failure {
-                Error::Snapshot { detail } => detail,
-                other => other.to_string(),
-            });
-        }
-    }
-
-    /// Ends the snapshot at this metadata.
-    pub(crate) fn end(&self, metadata: SnapshotMetadata) {
-        self.spool.lock().ended = Some(metadata);
-        self.spool.changed.notify_all();
-    }
-
-    /// Aborts the snapshot.
-    pub(crate) fn cancel(&self) {
-        if self.spool.lock().ended.is_none() {
-            self.spool.fail("it was cancelled");
-        }
-    }
-}
-
-impl Drop for EffectSender {
-    fn drop(&mut self) {
-        self.cancel();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn spool(capacity: u64) -> Spool {
         let spool = Spool::new(tempfile::tempfile().unwrap(), capacity.into());
+        spool.scan_to(None);
         spool.scanned();
         spool
     }
@@ -414,15 +399,6 @@ mod tests {
         let spool = spool(100);
         spool.append(&[1; 60]).unwrap();
         spool.file.write_all_at(&[2], 30).unwrap();
-        assert!(matches!(spool.next(), Err(Error::Snapshot { .. })));
-    }
-
-    #[test]
-    fn too_many_effects_abort_the_snapshot_and_not_the_flush() {
-        let spool = Arc::new(spool(100));
-        let line = EffectSender::new(spool.clone());
-        line.push(&[(&[1], Some(&[0; 200]))]);
-        assert!(matches!(spool.work(true), Err(Error::Snapshot { .. })));
         assert!(matches!(spool.next(), Err(Error::Snapshot { .. })));
     }
 }

@@ -9,10 +9,11 @@ use raft::eraftpb::SnapshotMetadata;
 
 use super::frames::frames;
 use super::send_spool::{Spool, Work};
+use crate::plant::{self, Plant};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 
-/// The maximum pairs of one scan, up to 1 MiB.
+/// The pairs of one scan, up to 1 MiB, and those that are inserted among them meanwhile.
 const SCAN_PAIRS: usize = 256;
 
 /// The result of one step of a [`Spooler`].
@@ -87,8 +88,10 @@ fn reason(failure: &Error) -> String {
 /// A frame of a snapshot.
 #[derive(Debug)]
 pub enum Frame {
-    /// Changes for [`SnapshotWriter::write`](super::receiver::SnapshotWriter::write); at most 1 MiB and one change.
-    Changes(Vec<u8>),
+    /// A part of the tree for [`SnapshotWriter::write`](super::receiver::SnapshotWriter::write); at most 1 MiB and one change.
+    Scan(Vec<u8>),
+    /// Changes made meanwhile for the same; as large.
+    Effects(Vec<u8>),
     /// The end, with the metadata of the snapshot.
     End(SnapshotMetadata),
 }
@@ -144,16 +147,15 @@ impl SnapshotReader {
     /// As [`SnapshotReader::next`].
     pub fn try_next(&mut self) -> Result<Option<Frame>, Error> {
         // Priority: the rest of the last scan, then spooled effects that are due, then the next scan, then the end.
-        let frame = match self.frames.pop_front() {
-            Some(frame) => Some(frame),
-            None => self.spool.next()?,
-        };
-        if let Some(frame) = frame {
-            return Ok(Some(Frame::Changes(frame)));
+        if let Some(frame) = self.frames.pop_front() {
+            return Ok(Some(Frame::Scan(frame)));
+        }
+        if let Some(frame) = self.spool.next()? {
+            return Ok(Some(Frame::Effects(frame)));
         }
         if let Some(from) = self.from.take() {
             self.scan(&from).inspect_err(|failure| self.spool.fail(reason(failure)))?;
-            return Ok(self.frames.pop_front().map(Frame::Changes));
+            return Ok(self.frames.pop_front().map(Frame::Scan));
         }
         Ok(self.spool.end()?.map(Frame::End))
     }
@@ -161,9 +163,11 @@ impl SnapshotReader {
     /// Scans one part of the tree.
     fn scan(&mut self, from: &[u8]) -> Result<(), Error> {
         self.scans += 1;
-        let pairs = self.db.scan(from, None, SCAN_PAIRS)?;
-        // The first key that can come after `last` in byte order is `last` with a zero byte at its end.
-        self.from = pairs.last().map(|(last, _)| [last, &[0][..]].concat());
+        self.from = self.db.nth_key(from, SCAN_PAIRS)?;
+        // Before the part is read, so that what changes while it is read is sent behind it.
+        let is_late = plant::is(Plant::ScanReportedLate);
+        self.spool.scan_to(if is_late { Some(from.to_vec()) } else { self.from.clone() });
+        let pairs = self.db.scan(from, self.from.as_deref(), usize::MAX)?;
         let kept = &mut self.frames;
         frames(pairs.into_iter().map(|(key, value)| (key, Some(value))), |frame| {
             kept.push_back(frame);

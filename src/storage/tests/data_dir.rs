@@ -211,7 +211,9 @@ fn an_install_commits_with_the_journal_and_garbage_is_what_nothing_names() {
     super::spool_rest(&mut spooler).unwrap();
     let metadata = loop {
         match reader.next().unwrap() {
-            crate::storage::Frame::Changes(changes) => writer.write(&changes).unwrap(),
+            crate::storage::Frame::Scan(changes) | crate::storage::Frame::Effects(changes) => {
+                writer.write(&changes).unwrap()
+            }
             crate::storage::Frame::End(metadata) => break metadata,
         }
     };

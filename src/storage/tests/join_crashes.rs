@@ -171,7 +171,7 @@ fn snapshot() -> (Vec<Vec<u8>>, SnapshotMetadata) {
     let mut frames = Vec::new();
     loop {
         match reader.next().unwrap() {
-            Frame::Changes(changes) => frames.push(changes),
+            Frame::Scan(changes) | Frame::Effects(changes) => frames.push(changes),
             Frame::End(metadata) => return (frames, metadata),
         }
     }

@@ -71,7 +71,7 @@ impl SteppedSnapshot {
         while self.reader.scans() == before
             && let Some(frame) = self.reader.try_next()?
         {
-            if let Frame::Changes(frame) = frame {
+            if let Frame::Scan(frame) | Frame::Effects(frame) = frame {
                 self.frames.push(frame);
             }
         }

@@ -57,6 +57,9 @@ pub struct LeaderChange {
     pub longest_sync_ms: Option<u64>,
     /// How long the loop of this node stood still in the last seconds, if long enough to miss heartbeats.
     pub stalled_ms: Option<u64>,
+    /// Whether this node led before, for the sentence.
+    #[serde(skip)]
+    pub led: bool,
 }
 
 /// What happened.
@@ -80,6 +83,9 @@ pub enum Kind {
         last_contact_ms: Option<u64>,
         /// The attempts without an outcome, this one included.
         attempts: u64,
+        /// Whether that leader was this node, for the sentence.
+        #[serde(skip)]
+        led: bool,
     },
     /// This node was elected.
     ElectionWon {
@@ -276,8 +282,8 @@ impl Kind {
         match self {
             Self::Started { version } => format!("huskv {version} has opened its data directory"),
             Self::LeaderChanged(change) => change.detail(),
-            Self::ElectionStarted { reason, leader, last_contact_ms, attempts } => {
-                candidacy(*reason, leader.as_deref(), *last_contact_ms, *attempts)
+            Self::ElectionStarted { reason, leader, last_contact_ms, attempts, led } => {
+                candidacy(*reason, leader.as_deref(), *last_contact_ms, *attempts, *led)
             }
             Self::ElectionWon { ms, attempts } => {
                 format!("this node was elected {ms} ms after it first stood, {}", times(*attempts))
@@ -343,8 +349,9 @@ fn slow_sync(ms: u64, more: u64) -> String {
     format!("a sync of the journal took {ms} ms and held up the loop{others}")
 }
 
-fn candidacy(reason: Reason, leader: Option<&str>, last_contact_ms: Option<u64>, attempts: u64) -> String {
+fn candidacy(reason: Reason, leader: Option<&str>, last_contact_ms: Option<u64>, attempts: u64, led: bool) -> String {
     let why = match (reason, leader, last_contact_ms) {
+        _ if led => "since it lost its own lead".into(),
         (Reason::Transfer, Some(leader), _) => format!("since {leader} hands its lead over"),
         (_, Some(leader), Some(ms)) => format!("without contact to {leader} for {ms} ms"),
         (_, Some(leader), None) => format!("without contact to {leader}"),
@@ -361,7 +368,10 @@ impl LeaderChange {
         let sync = self.longest_sync_ms.map_or(String::new(), |ms| format!("; the longest sync took {ms} ms"));
         match (&self.from, &self.to) {
             (Some(from), None) => format!("{from} lost its lead: {}{sync}", self.cause_on_leader()),
-            (Some(from), Some(to)) if self.is_of_former_leader() => {
+            (Some(from), Some(to)) if self.led && from == to => {
+                format!("{to} leads again: {}{sync}", self.cause_on_leader())
+            }
+            (Some(from), Some(to)) if self.led => {
                 format!("{to} leads instead of {from}: {}{sync}", self.cause_on_leader())
             }
             (Some(from), Some(to)) if from == to => format!("{to} leads again: {}", self.cause_on_follower(from)),
@@ -375,15 +385,10 @@ impl LeaderChange {
     #[must_use]
     pub fn cause(&self) -> Cow<'static, str> {
         match &self.from {
-            Some(_) if self.to.is_none() || self.is_of_former_leader() => self.cause_on_leader().into(),
+            Some(_) if self.led => self.cause_on_leader().into(),
             Some(from) => self.cause_on_follower(from).into(),
             None => "the first leader since the start or join".into(),
         }
-    }
-
-    /// Whether the node that noted it led before: the contact is one with another node then.
-    fn is_of_former_leader(&self) -> bool {
-        self.stalled_ms.is_some() || (self.last_contact.is_some() && self.last_contact != self.from)
     }
 
     fn contact(&self) -> String {
@@ -409,6 +414,11 @@ impl LeaderChange {
 
     fn cause_on_follower(&self, from: &str) -> String {
         let silent = self.last_contact_ms;
+        if let Some(ms) = self.stalled_ms {
+            let what =
+                if self.reason == Reason::SlowSync { "a slow sync held this node up" } else { "this node stood still" };
+            return format!("{what} for {ms} ms, and it heard nothing of {from} meanwhile");
+        }
         match (self.reason, silent) {
             (Reason::Transfer, _) => format!("{from} handed its lead over"),
             (Reason::Partition, Some(ms)) => format!("this node was cut off, without contact to {from} for {ms} ms"),

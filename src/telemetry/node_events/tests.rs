@@ -90,6 +90,7 @@ fn the_sentence_has_the_figures_and_the_json_the_fields() {
         last_contact: Some("node2".into()),
         longest_sync_ms: Some(3021),
         stalled_ms: Some(3033),
+        led: true,
     };
     let event = NodeEvent {
         id: 5,

@@ -17,6 +17,7 @@
 //!
 //! See also: `storage::snapshot` (creation and verification), `consensus::snapshots` (when).
 
+pub mod low_priority;
 pub mod pace;
 
 use std::convert::Infallible;
@@ -88,7 +89,7 @@ pub async fn send(
         registry.handle.metrics().snapshots.bytes.set(bytes);
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         let handle = registry.handle.clone();
-        let pace = Pace::new(registry.snapshot_bytes_per_second, bytes, move || handle.any_write());
+        let pace = Pace::new(registry.snapshot_bytes_per_second, move || handle.any_write());
         let pace = pace.counted(registry.handle.metrics().transfers.begin(to, bytes));
         let figures = registry.handle.metrics().network.peer(to);
         stream_out(stream, figures, message, (bytes, pace), frames_end).await
@@ -149,15 +150,15 @@ async fn dial_member(registry: &Registry, to: u64) -> Result<(PeerStream, String
 }
 
 /// Reads the snapshot to its end, or until the stream is closed.
-fn read_frames(mut next: impl FnMut() -> Result<storage::Frame, storage::Error>, frames: &mpsc::Sender<ReadFrame>) {
-    storage::lower_thread_priority();
-    loop {
+fn read_frames(
+    mut next: impl FnMut() -> Result<storage::Frame, storage::Error> + Send,
+    frames: &mpsc::Sender<ReadFrame>,
+) {
+    low_priority::run(low_priority::GIVES_WAY_FOR, || {
         let frame = next().map_err(|error| error.to_string());
-        let last = !matches!(frame, Ok(storage::Frame::Changes(_)));
-        if frames.blocking_send(frame).is_err() || last {
-            return;
-        }
-    }
+        let last = !matches!(frame, Ok(storage::Frame::Scan(_) | storage::Frame::Effects(_)));
+        (frames.blocking_send(frame).is_err() || last).then_some(())
+    });
 }
 
 /// The sender's end of a stream; `size` is that of the state on its disk, with the pace of its frames.
@@ -217,8 +218,13 @@ async fn send_frames<W: AsyncWrite + Unpin>(
             Err(_) => return Err(SendError::Snapshot(format!("nothing to send for {} s", PROGRESS.as_secs()))),
             Ok(None) => return Err(SendError::Snapshot("the snapshot ended early".into())),
             Ok(Some(Err(reason))) => return Err(SendError::Snapshot(reason)),
-            Ok(Some(Ok(storage::Frame::Changes(changes)))) => {
+            Ok(Some(Ok(storage::Frame::Scan(changes)))) => {
                 pace.wait(changes.len()).await;
+                last = Instant::now();
+                Frame::Changes(changes)
+            }
+            Ok(Some(Ok(storage::Frame::Effects(changes)))) => {
+                pace.count(changes.len());
                 last = Instant::now();
                 Frame::Changes(changes)
             }
@@ -383,20 +389,19 @@ fn write_frames(
     announced: u64,
     mut frames: mpsc::Receiver<Frame>,
 ) -> Result<(ReceivedSnapshot, Box<Message>), String> {
-    let mut writer = reception.open(announced).map_err(|error| error.to_string())?;
-    // The opening is short, and the sender waits for it.
-    storage::lower_thread_priority();
-    while let Some(frame) = frames.blocking_recv() {
-        match frame {
-            Frame::Changes(changes) => writer.write(&changes).map_err(|error| error.to_string())?,
-            Frame::End(message) => {
-                let received = writer.finish(message.get_snapshot().get_metadata());
-                return Ok((received.map_err(|error| error.to_string())?, message));
-            }
-            _ => break,
+    let mut writer = Some(reception.open(announced).map_err(|error| error.to_string())?);
+    low_priority::run(low_priority::GIVES_WAY_FOR, || match (writer.take(), frames.blocking_recv()) {
+        (Some(mut open), Some(Frame::Changes(changes))) => {
+            let failure = open.write(&changes).err();
+            writer = Some(open);
+            failure.map(|error| Err(error.to_string()))
         }
-    }
-    Err("the stream ended early".into())
+        (Some(open), Some(Frame::End(message))) => {
+            let received = open.finish(message.get_snapshot().get_metadata());
+            Some(received.map(|received| (received, message)).map_err(|error| error.to_string()))
+        }
+        _ => Some(Err("the stream ended early".to_owned())),
+    })
 }
 
 /// Runs snapshot work on a thread of its own.

@@ -3,9 +3,8 @@
 //! Why: a stream as fast as it can takes the disk, the network and the cores from the writes of clients, on both ends: the receiver
 //! writes all of it into its tree.
 //!
-//! Invariants: at most the rate in bytes, and a quarter of it while writes of clients are under way. Only the announced bytes are
-//! held back: what comes on top are changes that were made meanwhile, and a stream that was slower than these would never
-//! end. No wait is longer than [`MAX_WAIT`], which is far below the receiver's limit. It waits in its task, and holds no lock.
+//! Invariants: at most the rate in bytes, and a quarter of it while writes of clients are under way. Only the scan of the tree is
+//! held back: effects are changes that were made meanwhile, and a stream that was slower than these would never end. No wait is longer than [`MAX_WAIT`], which is far below the receiver's limit. It waits in its task, and holds no lock.
 //!
 //! See also: [`super`] (the stream; its queues hold back the thread that reads the tree).
 
@@ -25,8 +24,6 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 pub struct Pace {
     /// 0: unbounded.
     bytes_per_second: u64,
-    /// The bytes that are still held back.
-    held_back: u64,
     /// When the next frame may be sent.
     next: Instant,
     any_write: Box<dyn Fn() -> bool + Send + Sync>,
@@ -35,15 +32,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Begins a stream of `announced` bytes; `any_write` is whether writes of clients are under way now. Unbounded at a rate of 0.
-    pub fn new(bytes_per_second: u64, announced: u64, any_write: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self {
-            bytes_per_second,
-            held_back: announced,
-            next: Instant::now(),
-            any_write: Box::new(any_write),
-            transfer: None,
-        }
+    /// Begins a stream; `any_write` is whether writes of clients are under way now. Unbounded at a rate of 0.
+    pub fn new(bytes_per_second: u64, any_write: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { bytes_per_second, next: Instant::now(), any_write: Box::new(any_write), transfer: None }
     }
 
     /// Counts what is sent from now on as the progress of this transfer.
@@ -55,17 +46,21 @@ impl Pace {
     /// Waits until a frame of so many bytes may be sent, and counts it.
     pub async fn wait(&mut self, bytes: usize) {
         self.wait_for_turn(bytes).await;
+        self.count(bytes);
+    }
+
+    /// Counts a frame that is not held back.
+    pub fn count(&self, bytes: usize) {
         if let Some(transfer) = &self.transfer {
             transfer.sent(bytes);
         }
     }
 
     async fn wait_for_turn(&mut self, bytes: usize) {
-        if self.bytes_per_second == 0 || self.held_back == 0 {
+        if self.bytes_per_second == 0 {
             return;
         }
         sleep_until(self.next).await;
-        self.held_back = self.held_back.saturating_sub(bytes as u64);
         let micros = (bytes as u64).saturating_mul(1_000_000) / self.bytes_per_second;
         let share = if (self.any_write)() { SHARE_BESIDE_WRITES } else { 1 };
         // From now on and not from when it was due: a stream that the receiver has held up does not make up for it.
@@ -99,7 +94,7 @@ mod tests {
     async fn a_stream_has_its_rate_and_a_quarter_of_it_while_clients_write() {
         let writes = Arc::new(AtomicBool::new(false));
         let any_write = Arc::clone(&writes);
-        let mut pace = Pace::new(64 * MIB as u64, u64::MAX, move || any_write.load(Ordering::Relaxed));
+        let mut pace = Pace::new(64 * MIB as u64, move || any_write.load(Ordering::Relaxed));
         assert!(is_about(seconds(&mut pace, 129, MIB).await, 2.0));
         writes.store(true, Ordering::Relaxed);
         pace.wait(MIB).await;
@@ -110,16 +105,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_announced_bytes_are_held_back_and_only_at_a_rate() {
-        let mut pace = Pace::new(MIB as u64, 3 * MIB as u64, || false);
-        assert!(is_about(seconds(&mut pace, 100, MIB).await, 2.0));
-        let mut pace = Pace::new(0, u64::MAX, || true);
+    async fn a_rate_of_zero_is_none() {
+        let mut pace = Pace::new(0, || true);
         assert!(is_about(seconds(&mut pace, 100, MIB).await, 0.0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_wait_is_near_the_limit_of_a_step() {
-        let mut pace = Pace::new(MIB as u64, u64::MAX, || true);
+        let mut pace = Pace::new(MIB as u64, || true);
         assert!(is_about(seconds(&mut pace, 2, 9 * MIB).await, MAX_WAIT.as_secs_f64()));
         assert!(2 * MAX_WAIT < super::super::PROGRESS);
     }

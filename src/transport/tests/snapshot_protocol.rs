@@ -38,8 +38,8 @@ async fn a_snapshot_that_the_loop_refuses_fails_with_its_reason() {
         dial(&b.address, &hello(2, Purpose::Snapshot), &plain(), TEST_TIMEOUT).await.unwrap();
     // The sender is in the middle of it, and hears the reason all the same.
     let (frames, frames_end) = mpsc::channel(4);
-    tokio::spawn(async move { while frames.send(Ok(storage::Frame::Changes(vec![0; 1 << 20]))).await.is_ok() {} });
-    let sent = tokio::spawn(stream_out(stream, Arc::default(), snapshot(), (0, Pace::new(0, 0, || false)), frames_end));
+    tokio::spawn(async move { while frames.send(Ok(storage::Frame::Scan(vec![0; 1 << 20]))).await.is_ok() {} });
+    let sent = tokio::spawn(stream_out(stream, Arc::default(), snapshot(), (0, Pace::new(0, || false)), frames_end));
     let reply = b.wait(|input| if let Input::Receive { from: 1, reply } = input { Some(reply) } else { None });
     reply.await(Err(InstallError("one copy at a time".into())));
     let result = timeout(TEST_TIMEOUT, sent).await.unwrap().unwrap();
@@ -54,12 +54,10 @@ async fn an_incomplete_snapshot_is_a_failed_stream() {
         dial(&b.address, &hello(2, Purpose::Snapshot), &plain(), TEST_TIMEOUT).await.unwrap();
     let (frames, frames_end) = mpsc::channel(4);
     frames.send(Err("the cut was aborted".into())).await.unwrap();
-    let result = timeout(
-        TEST_TIMEOUT,
-        stream_out(stream, Arc::default(), snapshot(), (0, Pace::new(0, 0, || false)), frames_end),
-    )
-    .await
-    .unwrap();
+    let result =
+        timeout(TEST_TIMEOUT, stream_out(stream, Arc::default(), snapshot(), (0, Pace::new(0, || false)), frames_end))
+            .await
+            .unwrap();
     assert_eq!(result.unwrap_err(), "the cut was aborted");
     drop(b.wait(|input| if let Input::Receive { reply, .. } = input { Some(reply) } else { None }).await);
     b.lines.wait("snapshot stream ended").await;

@@ -75,7 +75,7 @@ impl World {
         let Some(reader) = &mut stream.reader else { return Ok(true) };
         let before = reader.scans();
         while reader.scans() == before
-            && let Some(Frame::Changes(changes)) = reader.try_next()?
+            && let Some(Frame::Scan(changes) | Frame::Effects(changes)) = reader.try_next()?
         {
             stream.frames.push(changes);
         }
@@ -112,7 +112,7 @@ impl World {
         {
             loop {
                 match reader.next() {
-                    Ok(Frame::Changes(changes)) => entry.frames.push(changes),
+                    Ok(Frame::Scan(changes) | Frame::Effects(changes)) => entry.frames.push(changes),
                     Ok(Frame::End(metadata)) => {
                         entry.metadata = metadata;
                         break;

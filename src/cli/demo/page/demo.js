@@ -84,7 +84,8 @@ function end() {
 // Shows a step; returns once its button is pressed, or at once where it has none.
 function step(title, parts, next) {
   return new Promise((done) => {
-    const go = next ? button(next, done, { class: "main" }) : null;
+    // Once: what it begins may take a while.
+    const go = next ? button(next, () => { go.disabled = true; done(); }, { class: "main" }) : null;
     const stop = next === "Close" ? null : button("End the tour", end);
     fill(stage, h("h3", {}, title), parts.map((part) => h("p", {}, part)), h("div", { class: "row tight" }, go, stop));
     (go || stop).focus();

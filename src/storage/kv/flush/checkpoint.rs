@@ -20,7 +20,8 @@ use crate::storage::kv::chunks::Header;
 use crate::storage::kv::memtable::FrozenMemtable;
 use crate::storage::kv::state_machine::StateMachine;
 use crate::storage::layout::{CHUNK_BYTES, Kind};
-use crate::storage::snapshot::send_spool::{EffectSender, Spool};
+use crate::storage::snapshot::effects::EffectSender;
+use crate::storage::snapshot::send_spool::Spool;
 use crate::storage::{Db, Error, SnapshotReader, SpoolBound, Spooler};
 
 /// The file bytes per byte of a memtable that a flush takes: puts of 1 MB took 1.8 in the tree, and the redo record takes one. Deletes took

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::plant::{self, Plant};
 use crate::storage::kv::memtable::FrozenMemtable;
-use crate::storage::snapshot::send_spool::EffectSender;
+use crate::storage::snapshot::effects::EffectSender;
 use crate::storage::{Change, Db, Error};
 use encoder::Encoder;
 use redo::{RedoFile, RedoRecord};
