@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::storage;
 
 /// For how long a stream gives way; most have ended by then.
-pub const GIVES_WAY_FOR: Duration = Duration::from_secs(30);
+pub const GIVES_WAY_FOR: Duration = Duration::from_secs(60);
 
 /// Repeats `step` until it returns a result: on a thread of low priority for this long, and then on the calling one.
 pub fn run<R: Send>(gives_way_for: Duration, mut step: impl FnMut() -> Option<R> + Send) -> R {
