@@ -177,7 +177,7 @@ pub static KEYS: &[Key] = &[
         "64",
         (0, MIB),
         |c, v| c.snapshot.mb_per_second = v,
-        "Maximum rate of a snapshot stream from this node, in MiB a second; a quarter of it while clients write; 0: unbounded",
+        "Maximum rate of a snapshot stream from this node, in MiB a second, besides what changes meanwhile; a quarter of it while clients write; 0: unbounded",
     ),
     number(
         "storage.cache_mb",

@@ -26,7 +26,8 @@ pub(super) enum ScanEnd {
 }
 
 impl ScanEnd {
-    fn is_behind(&self, key: &[u8]) -> bool {
+    /// Whether it is behind this key.
+    pub(super) fn is_behind(&self, key: &[u8]) -> bool {
         match self {
             Self::None => false,
             Self::Before(end) => key < end.as_slice(),
@@ -101,16 +102,16 @@ mod tests {
         let keys = ["a", "b", "c"].map(|key| chunk_key(Kind::Data, key.as_bytes(), 0));
         let changes = [(&*keys[0], Some(&b"1"[..])), (&*keys[1], None), (&*keys[2], Some(&b"2"[..]))];
         assert_eq!(spooled(&changes), Vec::<Vec<u8>>::new(), "before the scan");
-        spool.scan_to(Some(keys[1].clone()));
+        spool.scan_to(ScanEnd::Before(keys[1].clone()));
         assert_eq!(spooled(&changes), keys[..1], "up to the end of the part that is scanned");
-        spool.scan_to(None);
+        spool.scan_to(ScanEnd::Tree);
         assert_eq!(spooled(&changes), keys, "from the last part on");
     }
 
     #[test]
     fn too_many_effects_abort_the_snapshot_and_not_the_flush() {
         let spool = spool(100);
-        spool.scan_to(None);
+        spool.scan_to(ScanEnd::Tree);
         let line = EffectSender::new(spool.clone());
         line.push(&[(&[1], Some(&[0; 200]))]);
         assert!(matches!(spool.work(true), Err(Error::Snapshot { .. })));

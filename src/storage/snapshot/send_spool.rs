@@ -154,9 +154,9 @@ impl Spool {
         self.wait(|state| (state.scanned && !scan_reported) || state.ended.is_some());
     }
 
-    /// The next scan will go up to `end`, or to the end of the tree.
-    pub(crate) fn scan_to(&self, end: Option<Vec<u8>>) {
-        self.lock().scan_end = end.map_or(ScanEnd::Tree, ScanEnd::Before);
+    /// The next part of the scan will go up to `end`, which is behind that of the part before.
+    pub(super) fn scan_to(&self, end: ScanEnd) {
+        self.lock().scan_end = end;
     }
 
     /// Where the present part of the scan ends.
@@ -322,7 +322,7 @@ mod tests {
 
     fn spool(capacity: u64) -> Spool {
         let spool = Spool::new(tempfile::tempfile().unwrap(), capacity.into());
-        spool.scan_to(None);
+        spool.scan_to(ScanEnd::Tree);
         spool.scanned();
         spool
     }

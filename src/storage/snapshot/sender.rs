@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use raft::eraftpb::SnapshotMetadata;
 
+use super::effects::ScanEnd;
 use super::frames::frames;
 use super::send_spool::{Spool, Work};
 use crate::plant::{self, Plant};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 
-/// The pairs of one scan, up to 1 MiB, and those that are inserted among them meanwhile.
+/// The maximum pairs of one scan, up to 1 MiB. A part has as many, and those that are inserted before it is read.
 const SCAN_PAIRS: usize = 256;
 
 /// The result of one step of a [`Spooler`].
@@ -103,6 +104,8 @@ pub struct SnapshotReader {
     bytes: u64,
     /// Where the scan resumes; None at its end.
     from: Option<Vec<u8>>,
+    /// Where the present part of the scan ends.
+    part_end: ScanEnd,
     /// Frames of the last scan that were not returned yet.
     frames: VecDeque<Vec<u8>>,
     scans: u64,
@@ -110,7 +113,15 @@ pub struct SnapshotReader {
 
 impl SnapshotReader {
     pub(crate) fn new(db: Arc<dyn Db>, spool: Arc<Spool>, bytes: u64) -> Self {
-        Self { db, spool, bytes, from: Some(Kind::FIRST.to_vec()), frames: VecDeque::new(), scans: 0 }
+        Self {
+            db,
+            spool,
+            bytes,
+            from: Some(Kind::FIRST.to_vec()),
+            part_end: ScanEnd::None,
+            frames: VecDeque::new(),
+            scans: 0,
+        }
     }
 
     /// Returns about the bytes of the state on this node's disk.
@@ -160,14 +171,25 @@ impl SnapshotReader {
         Ok(self.spool.end()?.map(Frame::End))
     }
 
-    /// Scans one part of the tree.
+    /// Scans a part of the tree, or what was left of it.
     fn scan(&mut self, from: &[u8]) -> Result<(), Error> {
         self.scans += 1;
-        self.from = self.db.nth_key(from, SCAN_PAIRS)?;
-        // Before the part is read, so that what changes while it is read is sent behind it.
-        let is_late = plant::is(Plant::ScanReportedLate);
-        self.spool.scan_to(if is_late { Some(from.to_vec()) } else { self.from.clone() });
-        let pairs = self.db.scan(from, self.from.as_deref(), usize::MAX)?;
+        if !self.part_end.is_behind(from) {
+            self.part_end = self.db.nth_key(from, SCAN_PAIRS)?.map_or(ScanEnd::Tree, ScanEnd::Before);
+            // Before the part is read, so that what changes while it is read is sent behind it.
+            let is_late = plant::is(Plant::ScanReportedLate);
+            self.spool.scan_to(if is_late { ScanEnd::Before(from.to_vec()) } else { self.part_end.clone() });
+        }
+        let end = match &self.part_end {
+            ScanEnd::Before(end) => Some(end),
+            ScanEnd::None | ScanEnd::Tree => None,
+        };
+        let pairs = self.db.scan(from, end.map(Vec::as_slice), SCAN_PAIRS)?;
+        self.from = match pairs.last() {
+            // The part goes on with the first key that can come after `last` in byte order: `last` with a zero byte at its end.
+            Some((last, _)) if pairs.len() == SCAN_PAIRS => Some([last, &[0][..]].concat()),
+            _ => end.cloned(),
+        };
         let kept = &mut self.frames;
         frames(pairs.into_iter().map(|(key, value)| (key, Some(value))), |frame| {
             kept.push_back(frame);
