@@ -49,14 +49,14 @@ impl Default for JournalReclaim {
 }
 
 impl JournalReclaim {
-    /// Goes on: measures the file now and then, copies a step, or takes the complete copy into use. The log is to be compacted up to
-    /// `compact_to`.
+    /// Goes on: measures the file now and then, copies a step, or takes the complete copy into use. The log is kept
+    /// behind `kept_from`.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn run(&mut self, core: &mut Core, compact_to: u64) -> Result<(), Error> {
+    pub fn run(&mut self, core: &mut Core, kept_from: u64) -> Result<(), Error> {
         match self {
-            Self::Waiting(until) if core.now >= *until => self.measure(core, compact_to),
+            Self::Waiting(until) if core.now >= *until => self.measure(core, kept_from),
             Self::Copying(copying) if core.now >= copying.not_before => self.step(core),
             _ => Ok(()),
         }
@@ -71,10 +71,10 @@ impl JournalReclaim {
     }
 
     /// Begins a rewrite where the file is much larger than its entries.
-    fn measure(&mut self, core: &mut Core, compact_to: u64) -> Result<(), Error> {
+    fn measure(&mut self, core: &mut Core, kept_from: u64) -> Result<(), Error> {
         *self = Self::Waiting(core.now + REWRITE_EVERY);
         let log = core.raw.store();
-        let (bytes, live) = (log.journal.size_on_disk(), log.journal.bytes_after(compact_to));
+        let (bytes, live) = (log.journal.size_on_disk(), log.journal.bytes_after(kept_from));
         let most = 2 * live + reclaim::slack_bytes(core);
         if bytes <= most || !reclaim::has_room(core, live) {
             return Ok(());
@@ -82,7 +82,7 @@ impl JournalReclaim {
         info!(core.log, "the journal is rewritten to give space back"; "bytes" => bytes, "live" => live);
         let hard_state = log.hard_state.clone();
         let journal = &core.raw.store().journal;
-        let rewrite = Box::new(core.data_dir.rewrite_journal(journal, &hard_state, compact_to)?);
+        let rewrite = Box::new(core.data_dir.rewrite_journal(journal, &hard_state, kept_from)?);
         *self = Self::Copying(Copying { rewrite, not_before: core.now, written: journal.written_bytes() });
         Ok(())
     }

@@ -68,7 +68,7 @@ struct Stream {
     /// The token of its scan.
     token: u64,
     to: u64,
-    /// The applied index when it began.
+    /// The applied index when it began; once it has ended, the index of its state.
     index: u64,
     began: Millis,
     /// Whether the tree was scanned: the snapshot ends at the next flush, or at the last one if that had all of `index`.
@@ -103,7 +103,7 @@ pub(crate) struct Snapshots {
     /// Requests for a checkpoint.
     waiting: Vec<CheckpointRequest>,
     /// The index that the log may be compacted to.
-    compact_to: u64,
+    pub(in crate::consensus) compact_to: u64,
     /// When the last step of a compaction was, or there was nothing to remove, and the chunks that the journal had written by then.
     compacted: (Millis, usize),
     /// The running stream.
@@ -228,8 +228,9 @@ impl Snapshots {
         if is_below_floor(core) {
             return Ok(());
         }
-        self.compact(core)?;
-        self.journal_reclaim.run(core, self.compact_to)
+        let kept_from = self.kept_from(core);
+        self.compact(core, kept_from)?;
+        self.journal_reclaim.run(core, kept_from)
     }
 
     /// Whether what is applied has waited long enough for its flush.
@@ -244,6 +245,7 @@ impl Snapshots {
         let is_ready = !core.state_machine.is_flushing() && core.state_machine.flushed() >= stream.index;
         if is_ready {
             stream.is_scanned = false;
+            stream.index = core.state_machine.flushed();
             core.state_machine.end_snapshot();
         }
         !is_ready
@@ -284,7 +286,8 @@ impl Snapshots {
         true
     }
 
-    fn compact(&mut self, core: &mut Core) -> Result<(), Error> {
+    /// Returns the index behind which the log is kept: for slow followers, and for the receiver of a snapshot.
+    pub fn kept_from(&self, core: &Core) -> u64 {
         // What a stream under way will need of the log: its receiver goes on from the index where the snapshot ends,
         // which is at least the one where it began. A log over 1 GiB or a disk that is nearly full outweighs that.
         let mut target = self.compact_to;
@@ -296,11 +299,18 @@ impl Snapshots {
             let mark = core.raw.store().journal.checkpoint().0;
             target = target.max(Self::keep_from(core, mark, reclaim::slack_bytes(core)));
         }
-        for pin in [streaming, after, self.journal_reclaim.copied()].into_iter().flatten() {
+        for pin in [streaming, after].into_iter().flatten() {
             if !is_tight && core.raw.store().journal.bytes_after(pin) < PIN_BYTES {
                 target = target.min(pin);
             }
         }
+        target
+    }
+
+    fn compact(&mut self, core: &mut Core, kept_from: u64) -> Result<(), Error> {
+        // Nor is the log compacted beyond what a rewrite has copied, however long that is.
+        let copied = self.journal_reclaim.copied().unwrap_or(u64::MAX);
+        let target = kept_from.min(copied);
         debug_assert!(target <= core.raw.store().journal.checkpoint().0, "the log goes only behind what is synced");
         let journal = &mut core.raw.mut_store().journal;
         let is_needed = target >= journal.first_index();

@@ -21,6 +21,20 @@ fn failed_streams_to_a_member_are_spaced_by_a_pause_that_doubles_to_a_minute() {
 }
 
 #[test]
+fn the_log_behind_a_stream_is_kept_for_its_receiver() {
+    let (mut node, mut snapshots) = (Node::leader(2), Snapshots::default());
+    let index = node.core.applied();
+    snapshots.compact_to = index + 5;
+    assert_eq!(snapshots.kept_from(&node.core), index + 5);
+    let offer = raft::eraftpb::Message { from: 77, to: 2, ..message(MessageType::MsgSnapshot, 77, 1) };
+    snapshots.begin_stream(&mut node.core, offer).unwrap();
+    assert_eq!(snapshots.kept_from(&node.core), index);
+    let metadata = raft::eraftpb::SnapshotMetadata { index: index + 2, ..Default::default() };
+    snapshots.stream_ended(&mut node.core, 2, Ok(metadata));
+    assert_eq!(snapshots.kept_from(&node.core), index + 2, "for as long as the receiver needs it");
+}
+
+#[test]
 fn below_the_floor_a_checkpoint_on_request_is_refused_and_a_stream_fails() {
     // A floor that no disk is above, and none.
     for (reserve, expected) in [(u64::MAX / 2, Some(Err(Code::DiskNearlyFull))), (0, None)] {
