@@ -63,6 +63,9 @@ const TRANSIENT: [&str; 12] = [
     NO_NODE,
 ];
 
+/// A join that goes on.
+const JOIN_UNFINISHED: &str = "join_unfinished";
+
 /// The client's own code for an address that does not respond.
 pub(super) const NO_ANSWER: &str = "no_answer";
 /// The client's own code for a TLS connection that it refuses, or that the server cannot make.
@@ -122,7 +125,8 @@ pub(super) fn classify_response(kind: RequestKind, endpoint: &str, response: &Ap
     // Both must hold: the cause may pass, and sending again cannot apply the write twice.
     let wait = wait_after(status, &response.headers);
     let is_transient = wait.is_some() || TRANSIENT.contains(&code.as_str());
-    let retry = is_transient && (kind.is_idempotent() || outcome == Outcome::NotApplied);
+    // A join outlasts what one request may wait, and the same request resumes it.
+    let retry = code == JOIN_UNFINISHED || is_transient && (kind.is_idempotent() || outcome == Outcome::NotApplied);
     let failure = Failure {
         endpoint: endpoint.to_owned(),
         status: Some(status),
@@ -161,6 +165,8 @@ mod tests {
     #[test]
     fn a_write_of_unknown_outcome_is_retried_only_with_an_idempotency_key() {
         let timeout = r#"{"code":"timeout","detail":"d","outcome":"unknown"}"#;
+        let unfinished = r#"{"code":"join_unfinished","detail":"d","outcome":"unknown"}"#;
+        assert!(decide(RequestKind::Write, 504, unfinished).retry, "the same call resumes a join");
         for (kind, retry) in [
             (RequestKind::Write, false),
             (RequestKind::Keyed, true),

@@ -106,7 +106,7 @@ impl Control {
 
     /// Lets `/readyz` fail from now on, since the node stops soon; requests are served as before.
     pub fn begin_drain(&self) {
-        self.0.begin_drain();
+        self.0.handle.begin_draining();
     }
 
     /// Shows a reload in the stats.

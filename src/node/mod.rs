@@ -30,7 +30,6 @@ use crate::consensus::{self, Handle, Inbox, Input};
 use crate::http;
 use crate::storage::{self, DataDir, Identity, Incarnation, OpenOptions, Peers, SledEngine};
 use crate::telemetry::logging::{self, Guard};
-use crate::telemetry::node_events::Kind;
 use crate::transport;
 use crate::trust::TrustError;
 use crate::trust::peer_tls::PeerTls;
@@ -366,7 +365,7 @@ impl Node {
         }
         drop(self.background);
         let (handle, ended) = (self.handle, self.ended);
-        handle.events().note(Kind::Draining);
+        handle.begin_draining();
         let end = async {
             let limit = u64::try_from(CONSENSUS_LIMIT.as_millis()).unwrap_or(u64::MAX);
             handle.deliver(Input::Stop { deadline: handle.clock().now() + limit }).await;

@@ -150,7 +150,8 @@ impl Driver {
         let members: Vec<_> = state_machine.members().iter().map(|member| self.member_status(member)).collect();
         let voters = Voters::among(&members);
         let own = members.iter().find(|member| member.raft_id == me);
-        let is_learner = own.is_some_and(|member| member.role == Role::Learner);
+        // A joiner has the member table only with the snapshot.
+        let is_learner = own.is_some_and(|member| member.role == Role::Learner) || self.core.phase == Phase::Joining;
         let options = &self.core.options;
         let raft_address = own.map_or(&options.raft_address, |member| &member.raft_address).clone();
         let http_address = own.map_or(&options.http_address, |member| &member.http_address).clone();

@@ -87,6 +87,9 @@ impl Handle {
                 let detail = format!("its loop has made no turn for {} s; its disk may be slow", silence.as_secs());
                 Some(("stalled".to_owned(), detail))
             }
+            Some(_) if self.is_draining() && not_ready.is_none() => {
+                Some(("stopping".to_owned(), "it has been asked to stop".to_owned()))
+            }
             Some(_) => not_ready,
         };
         let matched = node.peers.iter().filter_map(|peer| Some((peer.raft_id, peer.match_index?)));

@@ -31,7 +31,7 @@ use crate::model::{
 };
 use crate::storage;
 use crate::telemetry::metrics::{Metrics, NodeState};
-use crate::telemetry::node_events::NodeEvents;
+use crate::telemetry::node_events::{Kind, NodeEvents};
 pub use member_reports::{AskedMembers, MemberReports};
 pub use monotonic_clock::Clock;
 use node_state::Published;
@@ -166,6 +166,19 @@ impl Handle {
     /// Sets that it has, for a loop other than this one.
     pub fn begin_serving(&self) {
         self.published.begin_serving();
+    }
+
+    /// Whether the node has been asked to stop.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.published.is_draining()
+    }
+
+    /// Notes that it has, in the events and for its probes and reports; it serves on until the loop is stopped.
+    pub fn begin_draining(&self) {
+        if self.published.begin_draining() {
+            self.events().note(Kind::Draining);
+        }
     }
 
     /// Returns the change feed; without asking the loop.

@@ -74,6 +74,7 @@ struct Shared {
     /// When the loop published last, in nanoseconds since the creation; 0 before its first turn.
     turned: AtomicU64,
     serving: AtomicBool,
+    draining: AtomicBool,
     /// The state for reads that need nothing of the loop.
     state: ArcSwapOption<ReadGrant>,
     metrics: Arc<Metrics>,
@@ -89,6 +90,7 @@ impl Default for Shared {
             created: Instant::now(),
             turned: AtomicU64::new(0),
             serving: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             state: ArcSwapOption::default(),
             metrics: Arc::default(),
             events: Arc::default(),
@@ -162,6 +164,16 @@ impl Published {
     /// Whether the loop serves.
     pub fn is_serving(&self) -> bool {
         self.0.serving.load(Ordering::Relaxed)
+    }
+
+    /// Whether the node has been asked to stop.
+    pub(super) fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it has; returns whether that is new.
+    pub(super) fn begin_draining(&self) -> bool {
+        !self.0.draining.swap(true, Ordering::Relaxed)
     }
 
     /// Marks the loop as serving.

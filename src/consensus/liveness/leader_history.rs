@@ -150,12 +150,16 @@ impl LeaderHistory {
         self.contact = Some(Contact { leader, term, at: core.now });
     }
 
-    /// Returns the time since the last message of the leader that was known last, as of now.
-    fn silence_of_last(&self, core: &Core) -> Option<Millis> {
+    /// Returns the last message of the leader that was known last.
+    fn contact_of_last(&self) -> Option<Millis> {
         let last = self.last.as_ref()?;
         let is_of_last = |contact: &&Contact| (contact.leader, contact.term) == (last.leader, last.term);
-        let contact = self.contact.iter().chain(&self.former).find(is_of_last)?;
-        Some(core.now.saturating_sub(contact.at))
+        self.contact.iter().chain(&self.former).find(is_of_last).map(|contact| contact.at)
+    }
+
+    /// Returns the time since then, as of now.
+    fn silence_of_last(&self, core: &Core) -> Option<Millis> {
+        self.contact_of_last().map(|at| core.now.saturating_sub(at))
     }
 
     fn explains(core: &Core, ended: Millis) -> bool {
@@ -190,15 +194,15 @@ impl LeaderHistory {
         let lonely = self.lonely.filter(|(span, _)| Self::explains(core, span.ended));
         let (silence, voter) = majority_silence(core, live);
         let (mut last_contact_ms, mut last_contact) = (silence, voter);
+        // While a loop stands still it takes no message either, so only a silence behind that is a partition.
+        let is_lonely = |span: Span| stall.is_none_or(|stall| span.ended.saturating_sub(stall.ended) >= patience(core));
         let reason = if self.transfer == Some(core.raw.raft.term) {
             Reason::Transfer
-        } else if let Some((span, voter)) = lonely
-            && stall.is_none_or(|stall| span.ms >= stall.ms + patience(core))
-        {
-            // While a loop stands still it takes no message either, so a silence of its length is no partition.
+        } else if let Some((span, voter)) = lonely.filter(|(span, _)| is_lonely(*span)) {
             (last_contact_ms, last_contact) = (Some(span.ms), voter);
             Reason::Partition
-        } else if let Some(stall) = stall {
+        } else if let Some(stall) = stall.filter(|stall| core.now < stall.ended + patience(core)) {
+            // An election that began while it stood still has an outcome by then.
             Self::stall_reason(core, stall)
         } else if silence.is_none_or(|ms| ms >= patience(core)) {
             Reason::Partition
@@ -240,14 +244,16 @@ impl LeaderHistory {
                 ..Self::because(Reason::SteppedDown)
             },
             (None, Some(last)) => {
-                let (reason, stalled_ms) = self.cause(core, silence);
+                let (reason, stall) = self.cause(core, silence);
+                // What had arrived meanwhile is no contact after the stall.
+                let silence = stall.map_or(silence, |stall| Some(core.now.saturating_sub(stall.ended) + stall.ms));
                 LeaderChange {
                     from: Some(last.name.clone()),
                     to: Some(name.clone()),
                     last_contact_ms: silence,
                     last_contact: silence.map(|_| last.name.clone()),
                     longest_sync_ms: Self::longest_sync(core),
-                    stalled_ms,
+                    stalled_ms: stall.map(|stall| stall.ms),
                     ..Self::because(reason)
                 }
             }
@@ -269,19 +275,20 @@ impl LeaderHistory {
         }
     }
 
-    /// Why a leader that another node was is none any more, by this node's silence with it, and how long this node stood still where
-    /// that explains the silence.
-    fn cause(&self, core: &Core, silence: Option<Millis>) -> (Reason, Option<Millis>) {
-        let is_silent = silence.is_none_or(|ms| ms >= patience(core));
-        // A silence that went on after the stall is of the leader's making.
-        let stall = self.recent_stall(core).filter(|stall| silence.is_none_or(|ms| ms < stall.ms + patience(core)));
+    /// Why a leader that another node was is none any more, by this node's silence with it; and how long this node stood still, where it
+    /// has not heard that leader since.
+    fn cause(&self, core: &Core, silence: Option<Millis>) -> (Reason, Option<Span>) {
+        // A loop that goes on handles first what has arrived meanwhile. A leader that lives sends more within two heartbeats.
+        let beats = 2 * core.options.tick_ms * core.options.heartbeat_ticks as u64;
+        let heard_since = |stall: Span| self.contact_of_last().is_some_and(|at| at > stall.ended + beats);
+        let stall = self.recent_stall(core).filter(|stall| !heard_since(*stall));
         if self.transfer == Some(core.raw.raft.term) {
             (Reason::Transfer, None)
         } else if self.cut_off.is_some_and(|at| Self::explains(core, at)) {
             (Reason::Partition, None)
-        } else if let Some(stall) = stall.filter(|_| is_silent) {
-            (Self::stall_reason(core, stall), Some(stall.ms))
-        } else if is_silent {
+        } else if let Some(stall) = stall {
+            (Self::stall_reason(core, stall), Some(stall))
+        } else if silence.is_none_or(|ms| ms >= patience(core)) {
             (Reason::MissedHeartbeats, None)
         } else {
             (Reason::SteppedDown, None)

@@ -136,12 +136,50 @@ fn a_follower_says_how_long_it_missed_its_leader() {
     }
 }
 
+/// A follower of node 2, and its history.
+fn following() -> (Node, LeaderHistory) {
+    let (node, mut history) = (Node::follower(3), LeaderHistory::default());
+    history.tick(&node.core, &node.live);
+    history.leader_contact(&node.core);
+    history.leader_known(&node.core).expect("a leader");
+    (node, history)
+}
+
+/// Node 3 leads in the next term.
+fn succeeded(node: &mut Node, history: &mut LeaderHistory) -> LeaderChange {
+    let term = node.core.raw.raft.term + 1;
+    node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
+    history.leader_contact(&node.core);
+    history.leader_known(&node.core).expect("another leader")
+}
+
+#[test]
+fn a_leader_that_stood_still_before_it_was_cut_off_is_partitioned() {
+    for (awake, present, reason) in
+        [(700, &[2_u64, 3][..], Reason::Partition), (0, &[], Reason::Partition), (1_500, &[2, 3], Reason::Partition)]
+    {
+        let (mut node, mut history) = leading();
+        node.core.at(node.core.now + 900);
+        history.tick(&node.core, &node.live);
+        // What had arrived meanwhile.
+        [2, 3].iter().for_each(|peer| node.live.contacted(&node.core, *peer));
+        pass(&mut node, &mut history, awake, present);
+        pass(&mut node, &mut history, 1_200, &[]);
+        node.live.contacted(&node.core, 2);
+        let lost = lost((node, history));
+        assert_eq!(lost.reason, reason, "{lost:?}");
+    }
+    // In contact with all again for a while: another node's higher term is not of the stall.
+    let (mut node, mut history) = leading();
+    node.core.at(node.core.now + 900);
+    pass(&mut node, &mut history, 1_500, &[2, 3]);
+    assert_eq!(lost((node, history)).reason, Reason::SteppedDown);
+}
+
 #[test]
 fn a_follower_that_stood_still_says_so_and_was_not_cut_off() {
     for (sync, reason) in [(None, Reason::MissedHeartbeats), (Some(2_900), Reason::SlowSync)] {
-        let (mut node, mut history) = (Node::follower(3), LeaderHistory::default());
-        history.leader_contact(&node.core);
-        history.leader_known(&node.core).expect("a leader");
+        let (mut node, mut history) = following();
         pass(&mut node, &mut history, 300, &[2, 3]);
         history.leader_contact(&node.core);
         node.core.at(node.core.now + 3_000);
@@ -149,23 +187,31 @@ fn a_follower_that_stood_still_says_so_and_was_not_cut_off() {
             node.core.syncs.note(node.core.now, sync, 5_000);
         }
         pass(&mut node, &mut history, 100, &[3]);
-        let term = node.core.raw.raft.term + 1;
-        node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
-        history.leader_contact(&node.core);
-        let change = history.leader_known(&node.core).expect("another leader");
+        let change = succeeded(&mut node, &mut history);
         assert_eq!((change.reason, change.stalled_ms), (reason, Some(3_100)), "{change:?}");
         assert!(change.detail().contains("for 3100 ms, and it heard nothing of n2 meanwhile"), "{}", change.detail());
     }
-    // The silence of all others went on after the stall.
-    let (mut node, mut history) = (Node::follower(3), LeaderHistory::default());
+    // Messages of a dead leader that had arrived meanwhile, then those of its successor.
+    let (mut node, mut history) = following();
+    node.core.at(node.core.now + 3_000);
     history.leader_contact(&node.core);
-    history.leader_known(&node.core).expect("a leader");
+    let change = succeeded(&mut node, &mut history);
+    assert_eq!((change.reason, change.stalled_ms), (Reason::MissedHeartbeats, Some(3_000)), "{change:?}");
+    assert_eq!(change.last_contact_ms, Some(3_000));
+    // The leader was heard again after the stall.
+    let (mut node, mut history) = following();
+    node.core.at(node.core.now + 1_500);
+    pass(&mut node, &mut history, 600, &[2, 3]);
+    history.leader_contact(&node.core);
+    pass(&mut node, &mut history, 1_200, &[3]);
+    let change = succeeded(&mut node, &mut history);
+    assert_eq!((change.reason, change.stalled_ms), (Reason::MissedHeartbeats, None), "{change:?}");
+    assert_eq!(change.last_contact_ms, Some(1_200));
+    // The silence of all others went on after the stall.
+    let (mut node, mut history) = following();
     node.core.at(node.core.now + 3_000);
     pass(&mut node, &mut history, 2_000, &[]);
-    let term = node.core.raw.raft.term + 1;
-    node.core.raw.step(message(MessageType::MsgHeartbeat, 3, term)).unwrap();
-    history.leader_contact(&node.core);
-    let change = history.leader_known(&node.core).expect("another leader");
+    let change = succeeded(&mut node, &mut history);
     assert_eq!((change.reason, change.stalled_ms), (Reason::Partition, None), "{change:?}");
 }
 

@@ -128,10 +128,12 @@ fn compose(node: &NodeState, names: &Names, own: NodeReport, asked: &[AskedMembe
     let own_row = MemberRow { lag_entries, snapshot: snapshot(node.raft_id), ..own_row(node, names, &own) };
     members.push(own_row);
     members.sort_by(|one, two| one.name.cmp(&two.name));
+    let ready = members.iter().find(|member| member.raft_id != node.raft_id && member.ready == Some(true));
     let voters: Vec<Voter<'_>> = voters(node, names, peers, &members);
     let view = View {
         is_member: node.is_member,
         leader: leader.as_deref(),
+        ready: ready.map(|member| member.name.as_str()),
         of_leader: led.and_then(|(_, report)| Some(report.leads.as_ref()?.failure_tolerance)),
         voters: &voters,
     };

@@ -11,6 +11,8 @@ pub(super) struct View<'a> {
     pub(super) is_member: bool,
     /// The leader that it knows.
     pub(super) leader: Option<&'a str>,
+    /// Another member that is ready, so it hears a leader.
+    pub(super) ready: Option<&'a str>,
     /// How many more voters may fail by the leader's own report.
     pub(super) of_leader: Option<u64>,
     /// The voters.
@@ -38,6 +40,9 @@ pub(super) fn tolerance(view: &View<'_>) -> (Option<u64>, String) {
     let silent: Vec<&str> = view.voters.iter().filter(|voter| !voter.answers).map(|voter| voter.name).collect();
     let answering = count - silent.len();
     let Some(leader) = view.leader else {
+        if let Some(ready) = view.ready {
+            return (None, format!("not known: this node does not hear a leader, and {ready} does"));
+        }
         let why = if answering < quorum {
             format!("{answering} of {count} voters {}, and {quorum} are needed", verb(answering, "answers", "answer"))
         } else {
@@ -94,7 +99,7 @@ mod tests {
         let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
         let voters = names.iter().enumerate();
         let voters = voters.map(|(at, name)| Voter { name, answers: !silent.contains(&(at + 1)), is_full: false });
-        tolerance(&View { is_member: true, leader, of_leader, voters: &voters.collect::<Vec<_>>() })
+        tolerance(&View { is_member: true, leader, ready: None, of_leader, voters: &voters.collect::<Vec<_>>() })
     }
 
     #[test]
@@ -124,10 +129,18 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_alone_does_not_hear_the_leader_does_not_say_that_writes_are_stopped() {
+        let voters = ["n1", "n2", "n3"].map(|name| Voter { name, answers: name != "n1", is_full: false });
+        let view = View { is_member: true, leader: None, ready: Some("n3"), of_leader: None, voters: &voters };
+        let sentence = "not known: this node does not hear a leader, and n3 does";
+        assert_eq!(tolerance(&view), (None, sentence.to_owned()));
+    }
+
+    #[test]
     fn a_disk_that_is_nearly_full_is_named() {
         let voter = |name, is_full| Voter { name, answers: true, is_full };
         let voters = [voter("n1", true), voter("n2", false), voter("n3", true)];
-        let view = View { is_member: true, leader: Some("n1"), of_leader: Some(1), voters: &voters };
+        let view = View { is_member: true, leader: Some("n1"), ready: None, of_leader: Some(1), voters: &voters };
         let sentence = "writes that add data are stopped: the disks of n1 and n3 are nearly full";
         assert_eq!(tolerance(&view), (Some(1), sentence.to_owned()));
     }

@@ -9,7 +9,6 @@
 //! See also: routes ([`crate::http::routes`]), responses ([`crate::http::response::success`]).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -76,8 +75,6 @@ pub(crate) struct ServerContext {
     pub(super) timers: Timers,
     /// Whether the process is about to end, so that no request waits for the loop any more.
     pub(super) ending: Ending,
-    /// Whether the node has been asked to stop.
-    pub(super) is_draining: AtomicBool,
 }
 
 /// One request, whose body is not read yet.
@@ -127,7 +124,6 @@ impl ServerContext {
             overload: Arc::default(),
             timers: Timers::default(),
             ending: Ending::default(),
-            is_draining: AtomicBool::new(false),
         }
     }
 

@@ -167,16 +167,6 @@ impl ServerContext {
         self.handle.probe_read_index(limit).await
     }
 
-    /// Notes that the node has been asked to stop, and serves requests for a while yet.
-    pub(crate) fn begin_drain(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it has been asked to stop.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
-    }
-
     /// Ends all waiting for the loop, since the process is about to end: each waiting request is answered with what is known.
     pub(crate) fn stop_waiting(&self) {
         self.ending.begin();

@@ -49,12 +49,12 @@ const chip = (kind, text) => h("span", { class: `chip ${kind}` }, text);
 // ---- text ----
 
 // A name with what a reader cannot see, or what would turn the direction of the text, written out.
+const written = (one) => `\\u{${one.codePointAt(0).toString(16)}}`;
 function visible(name) {
-  return String(name).replace(/[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
-    (one) => `\\u{${one.codePointAt(0).toString(16)}}`);
+  return String(name).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0]/gu, written);
 }
-// Spaces that HTML would fold away are written out, too.
-const named = (name) => visible(name).replace(/^ | $| {2,}/g, (spaces) => "\\u{20}".repeat(spaces.length));
+// Spaces that HTML would fold away, or that look like others, are written out, too.
+const named = (name) => visible(name).replace(/^ | $| {2,}|[^\P{Zs} ]/gu, (spaces) => [...spaces].map(written).join(""));
 const isolated = (name) => h("bdi", {}, named(name));
 // Lines stay lines.
 const visibleText = (text) => text.replace(/[^\n\t\r]+|\r(?!\n)/g, visible);
@@ -838,9 +838,15 @@ function keysView(main, parameters) {
     editing = true;
     clearInterval(ticking);
     const area = h("textarea", { spellcheck: "false", value: text }), kind = h("input", { type: "text", value: type }), ttl = ttlField(item.ttl === undefined ? "" : left(item) || 1);
-    const result = h("div", {});
+    const result = h("div", {}), lifetime = ttl.value, stored = textOf(item.data);
+    // A text area knows the line end \n alone: what was not changed is written as it was, and lines that ended in \r\n do so again.
+    const lines = (text) => text.replace(/\r\n?/g, "\n");
+    const isCrlf = stored !== null && stored.includes("\r\n") && !/[\r\n]/.test(stored.replace(/\r\n/g, ""));
+    const body = () => (stored !== null && area.value === lines(stored) ? item.data : isCrlf ? area.value.replace(/\n/g, "\r\n") : area.value);
+    // Neither is a lifetime prolonged by the time that the form was open.
+    const seconds = () => (lifetime && ttl.value === lifetime ? String(left(item) || 1) : ttl.value);
     const save = async (version) => {
-      const answer = await ask(putPath(item.key, ttl.value), { method: "PUT", body: area.value, headers: { "Content-Type": kind.value, ...(version ? { "If-Match": `"${version}"` } : { "If-None-Match": "*" }) } });
+      const answer = await ask(putPath(item.key, seconds()), { method: "PUT", body: body(), headers: { "Content-Type": kind.value, ...(version ? { "If-Match": `"${version}"` } : { "If-None-Match": "*" }) } });
       if (ended || chosen !== item.key) return;
       if (answer.ok) { editing = false; announce("Saved."); open(item.key, false, success(`Saved as version ${answer.data.version}.`)); return; }
       fill(result, refusal(answer, "PUT"));
@@ -860,6 +866,7 @@ function keysView(main, parameters) {
     fill(detail, h("h2", { class: "title", tabindex: "-1" }, isolated(item.key)), h("p", { class: "dim" }, `The write is refused unless the key still has version ${item.version} (If-Match).`),
       h("form", { onsubmit: (event) => { event.preventDefault(); save(item.version); } }, h("label", { class: "field" }, "Value", area), h("p", {}),
         h("div", { class: "row" }, h("label", { class: "field grow" }, "Content type", kind), field("Expires in, seconds", ttl)),
+        stored !== null && stored.includes("\r") && !isCrlf ? h("p", { class: "note warn" }, "\u25b2 This value has line ends of several kinds. Once it is changed here, all of them are \\n.") : null,
         h("div", { class: "row tight" }, h("button", { type: "submit", class: "main" }, "Save"), button("Cancel", () => { editing = false; open(item.key); }))),
       curlLine(curlOf(readable(item.key), ["-X PUT", "-H", quoted(`If-Match: "${item.version}"`), "-H", quoted(`Content-Type: ${item.type}`), "--data-binary @FILE"]), "Writing it"), result);
     area.focus();
@@ -887,7 +894,8 @@ function keysView(main, parameters) {
   }
 
   function remove(item) {
-    const name = h("input", { type: "text", spellcheck: "false", autocomplete: "off", autocapitalize: "off" });
+    const line = (text) => text.replace(/\r\n?/g, "\n"), type = { spellcheck: "false", autocomplete: "off", autocapitalize: "off" };
+    const name = /[\r\n]/.test(item.key) ? h("textarea", { rows: "2", ...type }) : h("input", { type: "text", ...type });
     openDialog("Delete this key?", [h("p", {}, "To delete ", h("b", { class: "mono" }, isolated(item.key)), `, version ${item.version}, type its name.`), field("Name", name)], "Delete", async () => {
       const answer = await ask(pathOf(item.key), { method: "DELETE", headers: { "If-Match": `"${item.version}"` } });
       if (ended) return;
@@ -897,7 +905,7 @@ function keysView(main, parameters) {
       announce("Deleted.");
       fill(detail, success("Deleted ", h("b", { class: "mono" }, isolated(item.key)), "."));
       list();
-    }, [], () => name.value === item.key);
+    }, [], () => name.value === line(item.key));
   }
 
   // ---- a prefix, live ----

@@ -421,8 +421,10 @@ impl LeaderChange {
         }
         match (self.reason, silent) {
             (Reason::Transfer, _) => format!("{from} handed its lead over"),
-            (Reason::Partition, Some(ms)) => format!("this node was cut off, without contact to {from} for {ms} ms"),
-            (Reason::Partition, None) => "this node was cut off from all other voters".into(),
+            (Reason::Partition, Some(ms)) => {
+                format!("this node heard no other voter; the last contact with {from} was {ms} ms before")
+            }
+            (Reason::Partition, None) => "this node heard no other voter".into(),
             (Reason::SteppedDown, Some(ms)) => format!("{from} gave way; the last contact with it was {ms} ms before"),
             (_, Some(ms)) => format!("no heartbeat of {from} for {ms} ms"),
             (_, None) => format!("no heartbeat of {from}"),

@@ -87,8 +87,10 @@ function step(title, parts, next) {
     // Once: what it begins may take a while.
     const go = next ? button(next, () => { go.disabled = true; done(); }, { class: "main" }) : null;
     const stop = next === "Close" ? null : button("End the tour", end);
-    fill(stage, h("h3", {}, title), parts.map((part) => h("p", {}, part)), h("div", { class: "row tight" }, go, stop));
-    (go || stop).focus();
+    // Where nothing is to be pressed but the end, a key that was pressed twice must not end the tour.
+    const heading = h("h3", { tabindex: "-1" }, title);
+    fill(stage, heading, parts.map((part) => h("p", {}, part)), h("div", { class: "row tight" }, go, stop));
+    (go || heading).focus();
     if (!go) done();
   });
 }

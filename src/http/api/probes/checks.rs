@@ -77,7 +77,7 @@ impl Check {
     pub(super) async fn failure(self, context: &ServerContext, deadline: Deadline) -> Option<Failure> {
         if self == Self::Draining {
             let detail = "this node has been asked to stop, and takes requests for http.drain_ms yet; ask another one";
-            return context.is_draining().then(|| Failure::of(Code::Stopping, detail));
+            return context.handle.is_draining().then(|| Failure::of(Code::Stopping, detail));
         }
         let (silence, _) = context.silence();
         let known = self.known_failure(silence, &context.names().readiness);

@@ -79,6 +79,9 @@ async fn a_node_that_drains_serves_and_is_not_ready() {
     let node = Node::working();
     assert_eq!(node.ask("GET", "/readyz", "").await.status, 200);
     node.server.control().begin_drain();
+    node.server.control().begin_drain();
+    let events = node.ask("GET", "/events", "").await;
+    assert_eq!(events.body.matches("\"draining\"").count(), 1, "{events:?}");
     let response = node.ask("GET", "/readyz", "").await;
     assert!(response.status == 503 && response.body.contains("\n[-]draining failed: stopping: "), "{response:?}");
     assert_eq!(node.ask("GET", "/readyz/draining", "").await.status, 503);
