@@ -379,6 +379,27 @@ def an_edit_of_a_key_that_changed_shows_both_texts(browser, nodes):
     close(page)
 
 
+def a_value_saved_as_it_was_keeps_its_bytes(browser, nodes):
+    page = browser.page(nodes[0].url)
+    for value in ["one\r\ntwo\r\n", "one\rtwo\nthree\r\n", "\ufeffa\x00b \n"]:
+        version = nodes[0].put("lines", value)
+        show(page, "keys?" + urllib.parse.urlencode({"prefix": "lines", "key": "lines", "try": version}))
+        page.wait_for_selector(f".facts >> text={version}")
+        page.get_by_role("button", name="Edit").click()
+        page.get_by_role("button", name="Save").click()
+        page.wait_for_selector("text=Saved as version")
+        assert nodes[0].ask("GET", "/store/lines?raw")[1] == value.encode(), value
+    nodes[0].put("lines", "one\r\ntwo")
+    page.get_by_role("button", name="Reload").click()
+    page.wait_for_selector("pre.value >> text=two")
+    page.get_by_role("button", name="Edit").click()
+    page.locator("textarea").fill("one\ntwo\nthree")
+    page.get_by_role("button", name="Save").click()
+    page.wait_for_selector("text=Saved as version")
+    assert nodes[0].ask("GET", "/store/lines?raw")[1] == b"one\r\ntwo\r\nthree"
+    close(page)
+
+
 def refusals_of_membership_are_shown_with_their_code(browser, nodes):
     page = browser.page(nodes[0].url, expected=["502", "404", "409"])
     show(page, "members")
@@ -604,7 +625,8 @@ def main():
             cases = [
                 every_view_is_accessible_and_fits, every_view_lives, the_timeline_merges_all_nodes,
                 the_timeline_of_an_earlier_version_is_that_of_its_node, the_whole_tour_works_by_keyboard, hostile_names_and_values_stay_text,
-                an_edit_of_a_key_that_changed_shows_both_texts, refusals_of_membership_are_shown_with_their_code, ten_thousand_keys_page_at_once,
+                an_edit_of_a_key_that_changed_shows_both_texts,
+                a_value_saved_as_it_was_keeps_its_bytes, refusals_of_membership_are_shown_with_their_code, ten_thousand_keys_page_at_once,
                 other_sites_may_link_to_the_page_and_read_nothing, the_death_of_the_node_asked_is_said_and_another_is_offered,
             ]
             only = os.environ.get("ONLY", "")

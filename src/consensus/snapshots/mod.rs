@@ -49,7 +49,7 @@ const COMPACT_EVERY: Millis = 10;
 const PIN_BYTES: u64 = 1 << 30;
 
 /// How long the log behind a sent snapshot is kept, for the follower to go on from there.
-const PIN_AFTER: Millis = 10_000;
+const PIN_AFTER: Millis = 30_000;
 
 /// The first and the longest pause after a failed snapshot.
 const PAUSES: (Millis, Millis) = (1000, 60_000);
