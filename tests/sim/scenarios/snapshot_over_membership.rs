@@ -98,8 +98,8 @@ pub fn a_change_that_a_snapshot_covers() -> Result<(), Failed> {
     // The learner becomes a voter, and the leader compacts its log.
     world.cut_links.remove(&(LEADER, JOINER));
     until(&mut world, 20_000, "it is a voter", |world| voters(world, LEADER) == 4)?;
-    // The leader keeps its log for a joiner for 10 s.
-    pass(&mut world, 11_000)?;
+    // The leader keeps its log for a joiner for 30 s.
+    pass(&mut world, 31_000)?;
     for _ in 0..3 {
         write(&mut world, 40)?;
         pass(&mut world, 300)?;
