@@ -13,29 +13,6 @@ use super::frames::frames;
 use super::send_spool::Spool;
 use crate::storage::{Change, Error};
 
-/// The end of a scan, in key order.
-#[derive(Clone, Default)]
-pub(super) enum ScanEnd {
-    /// It has not begun.
-    #[default]
-    None,
-    /// In front of this key.
-    Before(Vec<u8>),
-    /// The end of the tree.
-    Tree,
-}
-
-impl ScanEnd {
-    /// Whether it is behind this key.
-    pub(super) fn is_behind(&self, key: &[u8]) -> bool {
-        match self {
-            Self::None => false,
-            Self::Before(end) => key < end.as_slice(),
-            Self::Tree => true,
-        }
-    }
-}
-
 /// The state machine's end of the spool; dropped without [`EffectSender::end`], the snapshot is aborted.
 pub(crate) struct EffectSender {
     spool: Arc<Spool>,
@@ -80,6 +57,7 @@ impl Drop for EffectSender {
 
 #[cfg(test)]
 mod tests {
+    use super::super::send_spool::ScanEnd;
     use super::*;
     use crate::storage::layout::{Kind, chunk_key};
     use crate::storage::snapshot::frames::decode;

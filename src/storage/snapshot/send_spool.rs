@@ -1,4 +1,4 @@
-//! The spool of a snapshot: a ring of frames in a scratch file, from flushes to the reader.
+//! The spool of a snapshot: a ring of frames in a scratch file, from flushes to the reader, and how far the scan is.
 //!
 //! Why: no flush may wait for a slow peer, so effects that the peer has not taken are in a file. The file may not grow without bound, so
 //! over a bound, or on a nearly full disk, the snapshot is aborted. The tree itself is never spooled: its scan waits for the reader.
@@ -21,7 +21,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::effects::ScanEnd;
 use super::frames::free_space_text;
 use crate::model::DiskSpace;
 use crate::storage::{Engine, Error};
@@ -55,6 +54,29 @@ pub(crate) struct Spool {
     bound: SpoolBound,
     state: Mutex<SpoolState>,
     changed: Condvar,
+}
+
+/// The end of a scan, in key order.
+#[derive(Clone, Default)]
+pub(super) enum ScanEnd {
+    /// It has not begun.
+    #[default]
+    None,
+    /// In front of this key.
+    Before(Vec<u8>),
+    /// The end of the tree.
+    Tree,
+}
+
+impl ScanEnd {
+    /// Whether it is behind this key.
+    pub(super) fn is_behind(&self, key: &[u8]) -> bool {
+        match self {
+            Self::None => false,
+            Self::Before(end) => key < end.as_slice(),
+            Self::Tree => true,
+        }
+    }
 }
 
 #[derive(Default)]

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use raft::eraftpb::SnapshotMetadata;
 
-use super::effects::ScanEnd;
 use super::frames::frames;
-use super::send_spool::{Spool, Work};
+use super::send_spool::{ScanEnd, Spool, Work};
 use crate::plant::{self, Plant};
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
