@@ -48,6 +48,8 @@ pub enum Plant {
     SnapshotWithoutEffects,
     /// A snapshot lacks the effects on the part of the tree that is scanned last, until the scan goes on.
     ScanReportedLate,
+    /// A snapshot goes on with the tree that it began with, though a rewrite has put another in its place.
+    ScanOfReplacedTree,
     /// The commit index is not raised when a snapshot is installed, nor at the next start.
     CommitNotRaised,
     /// A node that lost its disk comes back under the same raft id.
@@ -101,7 +103,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every bug, by the name that `HUSKV_PLANT` takes.
-    pub const NAMES: [(&'static str, Self); 41] = [
+    pub const NAMES: [(&'static str, Self); 42] = [
         ("ack-before-sync", Self::AckBeforeSync),
         ("answer-before-sync", Self::AnswerBeforeSync),
         ("send-before-term", Self::SendBeforeTerm),
@@ -119,6 +121,7 @@ impl Plant {
         ("meta-cache-stale", Self::MetaCacheStale),
         ("snapshot-without-effects", Self::SnapshotWithoutEffects),
         ("scan-reported-late", Self::ScanReportedLate),
+        ("scan-of-replaced-tree", Self::ScanOfReplacedTree),
         ("commit-not-raised", Self::CommitNotRaised),
         ("raft-id-reused", Self::RaftIdReused),
         ("woken-by-index", Self::WokenByIndex),

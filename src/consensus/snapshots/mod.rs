@@ -206,12 +206,11 @@ impl Snapshots {
         let wanted = self.end_scanned(core) || due || !self.waiting.is_empty();
         let waits = self.waits_for_space(core, wanted);
         if core.phase == Phase::Member && self.flushing.is_none() && !self.reclaim.is_slicing() {
-            let (is_in_turn, scanned) = (core.now < self.reclaim_until, self.stream.is_some());
-            let goes_first = core.stop_by.is_none() && self.reclaim.goes_first(is_in_turn, scanned);
+            let goes_first = core.stop_by.is_none() && self.reclaim.goes_first(core.now < self.reclaim_until);
             if wanted && !waits && !goes_first {
                 self.begin_checkpoint(core);
             } else if core.stop_by.is_none() {
-                self.reclaim.go_on(core, wanted, scanned)?;
+                self.reclaim.go_on(core, wanted)?;
             }
         }
         let now = core.now;

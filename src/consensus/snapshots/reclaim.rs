@@ -5,7 +5,7 @@
 //! ```text
 //!   a flush has ended, the tree is too large --> begin
 //!   a tick, no flush under way               --> slice, on another thread --> sliced
-//!   complete, no snapshot streamed           --> switch: journal record, synced; the old generation is discarded
+//!   complete, no flush under way             --> switch: journal record, synced; the old generation is discarded
 //! ```
 //!
 //! Invariants: one rewrite at a time. It takes of the disk's reserve only where that is touched already, since it gives more back, and nothing
@@ -125,27 +125,26 @@ impl Reclaim {
     }
 
     /// Whether a rewrite goes before a flush that is due: with the slices of its turn, and with the switch.
-    pub fn goes_first(&self, is_in_turn: bool, scanned: bool) -> bool {
+    pub fn goes_first(&self, is_in_turn: bool) -> bool {
         match self {
-            Self::Between(rewrite, _) if rewrite.is_complete() => !scanned,
-            Self::Between(..) => is_in_turn,
+            Self::Between(rewrite, _) => is_in_turn || rewrite.is_complete(),
             _ => false,
         }
     }
 
-    /// Goes on, where no flush is under way: the next slice, or the switch to the new generation, unless the tree is `scanned` for a
-    /// snapshot. `is_in_turn` says that a flush waits for it.
+    /// Goes on, where no flush is under way: the next slice, or the switch to the new generation. `is_in_turn` says that a flush waits
+    /// for it.
     ///
     /// # Errors
     /// [`Error`]: poisoned.
-    pub fn go_on(&mut self, core: &mut Core, is_in_turn: bool, scanned: bool) -> Result<(), Error> {
+    pub fn go_on(&mut self, core: &mut Core, is_in_turn: bool) -> Result<(), Error> {
         let interval = if is_in_turn { SLICE_EVERY.1 } else { SLICE_EVERY.0 };
         match std::mem::replace(self, Self::Idle) {
-            Self::Between(rewrite, _) if rewrite.is_complete() && !scanned => {
+            Self::Between(rewrite, _) if rewrite.is_complete() => {
                 *self = Self::Waiting(core.now + REWRITE_EVERY);
                 switch(core, *rewrite)
             }
-            Self::Between(rewrite, began) if !rewrite.is_complete() && core.now >= began + interval => {
+            Self::Between(rewrite, began) if core.now >= began + interval => {
                 *self = Self::Slicing(rewrite.id(), core.now);
                 core.background.slice(rewrite, SLICE_BYTES);
                 Ok(())

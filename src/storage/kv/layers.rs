@@ -181,6 +181,11 @@ impl StateReader {
         self.layers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the tree in use, which a rewrite replaces by another with the same content.
+    pub(crate) fn tree(&self) -> Arc<dyn Db> {
+        self.read().tree.clone()
+    }
+
     /// Returns what the state is of now.
     #[must_use]
     pub fn point(&self) -> ReadPoint {

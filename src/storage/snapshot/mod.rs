@@ -18,6 +18,9 @@
 //! scan has shown already is repeated, which is harmless. Of a key that is still to be scanned nothing was sent, so neither is its
 //! removal needed.
 //!
+//! A rewrite may put another tree in place between two flushes. It holds the same, and each part of the scan is read from the tree
+//! that is in use once its end is known.
+//!
 //! Why effects are left out: at a rate of writes near that of the stream, a stream with all of them sends the state many times over,
 //! and one without those that the scan will find about two to three times.
 //!

@@ -10,10 +10,12 @@ use raft::eraftpb::SnapshotMetadata;
 use super::frames::frames;
 use super::send_spool::{ScanEnd, Spool, Work};
 use crate::plant::{self, Plant};
+use crate::storage::kv::layers::StateReader;
 use crate::storage::layout::Kind;
 use crate::storage::{Db, Error};
 
-/// The maximum pairs of one scan, up to 1 MiB. A part has as many, and those that are inserted before it is read.
+/// The maximum pairs of one scan, up to 1 MiB. A part has as many, and those that are inserted before it is read. A simulated tree is
+/// smaller, so there a stream has fewer ([`SnapshotReader::set_scan_pairs`]).
 const SCAN_PAIRS: usize = 256;
 
 /// The result of one step of a [`Spooler`].
@@ -98,9 +100,12 @@ pub enum Frame {
 
 /// Reads a snapshot while it is created: scans the tree on demand, and takes spooled effects.
 pub struct SnapshotReader {
-    db: Arc<dyn Db>,
+    state: StateReader,
+    #[cfg(feature = "plant")]
+    first_tree: Arc<dyn Db>,
     spool: Arc<Spool>,
-    bytes: u64,
+    /// On disk, and of keys and values, when it began.
+    bytes: (u64, u64),
     /// Where the scan resumes; None at its end.
     from: Option<Vec<u8>>,
     /// Where the present part of the scan ends.
@@ -108,29 +113,44 @@ pub struct SnapshotReader {
     /// Frames of the last scan that were not returned yet.
     frames: VecDeque<Vec<u8>>,
     scans: u64,
+    scan_pairs: usize,
 }
 
 impl SnapshotReader {
-    pub(crate) fn new(db: Arc<dyn Db>, spool: Arc<Spool>, bytes: u64) -> Self {
+    pub(crate) fn new(state: StateReader, spool: Arc<Spool>, live_bytes: u64) -> Self {
+        let tree = state.tree();
         Self {
-            db,
+            bytes: (tree.size_on_disk(), live_bytes),
+            #[cfg(feature = "plant")]
+            first_tree: tree,
+            state,
             spool,
-            bytes,
             from: Some(Kind::FIRST.to_vec()),
             part_end: ScanEnd::None,
             frames: VecDeque::new(),
             scans: 0,
+            scan_pairs: SCAN_PAIRS,
         }
     }
 
     /// Returns about the bytes of the state on this node's disk.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.0
+    }
+
+    /// Returns about the bytes of all keys and values, as stored.
+    pub fn live_bytes(&self) -> u64 {
+        self.bytes.1
     }
 
     /// Returns the number of scans so far; the simulator makes one at a time.
     pub fn scans(&self) -> u64 {
         self.scans
+    }
+
+    /// Sets the maximum pairs of one scan, for the simulator; at least 1.
+    pub fn set_scan_pairs(&mut self, pairs: usize) {
+        self.scan_pairs = pairs.max(1);
     }
 
     /// Waits for the next frame.
@@ -170,11 +190,20 @@ impl SnapshotReader {
         Ok(self.spool.end()?.map(Frame::End))
     }
 
+    /// Returns the tree in use.
+    fn tree(&self) -> Arc<dyn Db> {
+        #[cfg(feature = "plant")]
+        if plant::is(Plant::ScanOfReplacedTree) {
+            return self.first_tree.clone();
+        }
+        self.state.tree()
+    }
+
     /// Scans a part of the tree, or what was left of it.
     fn scan(&mut self, from: &[u8]) -> Result<(), Error> {
         self.scans += 1;
         if !self.part_end.is_behind(from) {
-            self.part_end = self.db.nth_key(from, SCAN_PAIRS)?.map_or(ScanEnd::Tree, ScanEnd::Before);
+            self.part_end = self.tree().nth_key(from, self.scan_pairs)?.map_or(ScanEnd::Tree, ScanEnd::Before);
             // Before the part is read, so that what changes while it is read is sent behind it.
             let is_late = plant::is(Plant::ScanReportedLate);
             self.spool.scan_to(if is_late { ScanEnd::Before(from.to_vec()) } else { self.part_end.clone() });
@@ -183,10 +212,12 @@ impl SnapshotReader {
             ScanEnd::Before(end) => Some(end),
             ScanEnd::None | ScanEnd::Tree => None,
         };
-        let pairs = self.db.scan(from, end.map(Vec::as_slice), SCAN_PAIRS)?;
+        // Asked for anew, behind `scan_to`: a rewrite may have put another tree in place. A flush that writes to that one alone either
+        // finds the end of this part, and its changes are sent behind it, or came earlier, and then this is that tree.
+        let pairs = self.tree().scan(from, end.map(Vec::as_slice), self.scan_pairs)?;
         self.from = match pairs.last() {
             // The part goes on with the first key that can come after `last` in byte order: `last` with a zero byte at its end.
-            Some((last, _)) if pairs.len() == SCAN_PAIRS => Some([last, &[0][..]].concat()),
+            Some((last, _)) if pairs.len() == self.scan_pairs => Some([last, &[0][..]].concat()),
             _ => end.cloned(),
         };
         let kept = &mut self.frames;

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use raft::eraftpb::{Entry, HardState};
 
+use super::snapshot::receive;
 use super::state_machine::{batch, fresh};
-use super::{Memory, Pairs, Rng, boot, open, put, sled};
+use super::{Memory, Pairs, Rng, SteppedSnapshot, boot, open, put, sled, spool_rest};
 use crate::storage::incoming_generations::{Reservation, Reservations, ReservedGeneration};
 use crate::storage::kv::layers::ReadPoint;
 use crate::storage::{DataDir, Db, Engine, Error, Incarnation, Rewrite, Sliced, StateMachine, layout};
@@ -126,6 +127,44 @@ fn a_rewrite_is_exact_whatever_is_flushed_between_its_slices() {
         assert_eq!((generation, engine.removals.load(Ordering::Relaxed)), (2, 1), "the redo record alone");
     }
     assert!(mirrored > 60, "only {mirrored} flushes reached the copied part");
+}
+
+#[test]
+fn a_stream_goes_on_with_the_tree_that_takes_the_place_of_the_one_it_began_with() {
+    let mut switched = 0;
+    for seed in 0..30 {
+        let mut rng = Rng(seed);
+        let (_, mut state_machine) = fresh();
+        for _ in 0..60 {
+            state_machine.apply(batch(&mut rng, state_machine.applied().0, 3_000), usize::MAX).unwrap();
+        }
+        state_machine.flush().unwrap();
+        let engine = Arc::new(One::default());
+        let mut rewrite = Some(rewrite_into(&engine, &state_machine));
+        let mut stream = SteppedSnapshot::new(state_machine.begin_snapshot(tempfile::tempfile().unwrap(), 64 << 20));
+        while stream.step().unwrap() {
+            if let Some(copy) = &mut rewrite {
+                copy.slice(300_000).unwrap();
+            }
+            if let Some((_, tree, redo)) = rewrite.take_if(|copy| copy.is_complete()).and_then(Rewrite::take) {
+                drop(state_machine.replace_tree(tree, redo));
+                switched += 1;
+            }
+            for _ in 0..rng.below(3) {
+                state_machine.apply(batch(&mut rng, state_machine.applied().0, 3_000), usize::MAX).unwrap();
+            }
+            let mut flush = state_machine.freeze(rewrite.as_ref()).unwrap();
+            flush.run().unwrap();
+            drop(state_machine.flush_ended(flush.mark()));
+        }
+        state_machine.flush().unwrap();
+        state_machine.end_snapshot();
+        spool_rest(&mut stream.spooler).unwrap();
+        let (received, index) = receive(stream.frames, stream.reader).unwrap();
+        assert_eq!(index, state_machine.applied().0);
+        assert!(received.copied() == pairs(&*tree_of(&state_machine)), "seed {seed}");
+    }
+    assert!(switched > 20, "only {switched} streams saw another tree");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{Memory, Rng, SteppedSnapshot, boot, open, put, sled, spool_rest};
 use crate::storage::{DataDir, Error, Frame, SledEngine, SnapshotReader, Spooled, StateMachine};
 
 /// Reads the rest of a snapshot into a database in memory that has what is read of it already.
-fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory>, u64), Error> {
+pub(super) fn receive(read: Vec<Vec<u8>>, mut reader: SnapshotReader) -> Result<(Arc<Memory>, u64), Error> {
     let db = Arc::new(Memory::default());
     let write = |changes: &[u8]| {
         assert!(changes.len() < (1 << 20) + 10_000);

@@ -65,7 +65,7 @@ pub fn check(world: &mut World, at: usize) {
     let is = Progress { raft_id, term: status.term, commit: status.commit_index, applied: status.applied_index };
     // Within one incarnation nothing moves back, also not over a crash: then `before` is what was synced.
     if is.term < before.term || is.commit < before.commit || is.applied < before.applied {
-        world.fail(format!("n{at} moves back: {is:?}, before {before:?}"));
+        return world.fail(format!("n{at} moves back: {is:?}, before {before:?}"));
     }
     world.nodes[at].progress = is;
     let latest = &mut world.nodes[at].recent_voters;

@@ -21,6 +21,12 @@ use crate::world::disk::Fault;
 use crate::world::outbox::{Process, Reply};
 use crate::world::{Event, World};
 
+/// One of so many streams goes to a slow peer.
+const SLOW_PEERS: u64 = 3;
+
+/// The pairs of a scan: a tree has some hundred, and streams of several parts and of one are wanted.
+const SCAN_PAIRS: [usize; 2] = [20, 1000];
+
 /// The streams under way, by number.
 pub type Streams = BTreeMap<u64, Stream>;
 
@@ -36,8 +42,9 @@ pub struct Stream {
 
 impl World {
     /// Begins a stream, which fails unless it ends within 30 s.
-    pub fn begin_stream(&mut self, from: Process, to: u64, message: Box<Message>, reader: Box<SnapshotReader>) {
+    pub fn begin_stream(&mut self, from: Process, to: u64, message: Box<Message>, mut reader: Box<SnapshotReader>) {
         self.sequence += 1;
+        reader.set_scan_pairs(SCAN_PAIRS[usize::from(self.sequence.is_multiple_of(2))]);
         let (id, reader, metadata) = (self.sequence, Some(reader), SnapshotMetadata::default());
         self.streams.insert(id, Stream { from, to, message, reader, frames: Vec::new(), metadata });
         self.after(30_000, Event::StreamTimeout(id));
@@ -47,7 +54,9 @@ impl World {
     pub fn scan(&mut self, process: Process, token: u64, mut spooler: Box<Spooler>) {
         let result = match self.scan_part(process, &mut spooler) {
             Ok(true) => {
-                let delay = 1 + self.rng.below(60);
+                // To a slow peer the state changes its tree between two parts.
+                let slowness = if token.is_multiple_of(SLOW_PEERS) { 20 } else { 1 };
+                let delay = slowness * (1 + self.rng.below(60));
                 return self.after(delay, Event::Scan(process, token, spooler));
             }
             Ok(false) => {

@@ -106,11 +106,11 @@ impl StateMachine {
 
     /// Prepares a rewrite of the tree into a reserved generation.
     pub(crate) fn rewrite_into(&self, reserved: ReservedGeneration, cache_bytes: u64) -> Rewrite {
-        Rewrite::new(self.reader.read().tree.clone(), reserved, cache_bytes)
+        Rewrite::new(self.reader.tree(), reserved, cache_bytes)
     }
 
     /// Puts the tree of a complete rewrite in the place of the present one, which is returned to be closed on another thread. Only
-    /// while no flush and no snapshot is under way.
+    /// while no flush is under way.
     pub(crate) fn replace_tree(&mut self, tree: Arc<dyn Db>, redo: RedoFile) -> Box<dyn Send> {
         debug_assert!(!self.is_flushing(), "the copy is the tree between two flushes");
         let mut layers = self.reader.write();
@@ -160,9 +160,7 @@ impl StateMachine {
         // From here on each piece of a flush goes to the snapshot, too, once it is in the tree. What was in the tree before is
         // where the scan finds it.
         drop(self.effects.replace(Some(EffectSender::new(spool.clone()))));
-        let tree = self.reader.read().tree.clone();
-        let bytes = tree.size_on_disk();
-        (Spooler::new(spool.clone()), SnapshotReader::new(tree, spool, bytes))
+        (Spooler::new(spool.clone()), SnapshotReader::new(self.reader.clone(), spool, self.live_bytes()))
     }
 
     /// Ends the running snapshot at the last flush, whose state it is then exactly. Only while no flush is under way, and once the
