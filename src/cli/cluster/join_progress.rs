@@ -40,6 +40,7 @@ fn line(name: &str, TransferOverview { bytes, total_bytes, bytes_per_second }: T
     let left = total_bytes.saturating_sub(bytes);
     let left = match left.checked_div(bytes_per_second) {
         None => String::new(),
+        Some(_) if left == 0 => ", changes made meanwhile and the install are left".to_owned(),
         Some(0) => ", less than a second left".to_owned(),
         Some(seconds) => format!(", about {seconds} s left"),
     };
@@ -63,6 +64,10 @@ mod tests {
         };
         assert_eq!(of(12, 40, 8 << 20), "node3: 12.0 MiB of about 40.0 MiB sent, 8.0 MiB/s, about 3 s left");
         assert_eq!(of(0, 40, 0), "node3: 0.0 MiB of about 40.0 MiB sent, 0.0 MiB/s");
-        assert_eq!(of(40, 40, 5 << 19), "node3: 40.0 MiB of about 40.0 MiB sent, 2.5 MiB/s, less than a second left");
+        assert_eq!(of(38, 40, 5 << 20), "node3: 38.0 MiB of about 40.0 MiB sent, 5.0 MiB/s, less than a second left");
+        assert_eq!(
+            of(40, 40, 5 << 19),
+            "node3: 40.0 MiB of about 40.0 MiB sent, 2.5 MiB/s, changes made meanwhile and the install are left"
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Why: a joiner with gigabytes to receive is waited for, and its operator wants to know for how long.
 //!
-//! Invariants: a stream is listed until its guard is dropped.
+//! Invariants: a stream is listed until its guard is dropped. What is left is what is left of the state: how many changes will be made
+//! meanwhile is not known.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,11 @@ pub struct Transfers(Arc<Mutex<BTreeMap<u64, Arc<Transfer>>>>);
 /// A stream under way.
 #[derive(Debug)]
 struct Transfer {
-    sent: Counter,
+    /// Bytes of the state.
+    state: Counter,
+    /// Bytes of changes made meanwhile.
+    changes: Counter,
+    /// About the bytes of the whole state.
     total: u64,
     began: Instant,
 }
@@ -29,7 +34,7 @@ pub struct TransferProgress {
     pub to: u64,
     /// The bytes sent.
     pub bytes: u64,
-    /// About the bytes that it will have: those of the state on the sender's disk.
+    /// About the bytes that it will have: those of the state, and of the changes that were sent. Equal to `bytes` once the state is sent.
     pub total_bytes: u64,
     /// The bytes a second since it began.
     pub bytes_per_second: u64,
@@ -48,10 +53,11 @@ fn lock(all: &Mutex<BTreeMap<u64, Arc<Transfer>>>) -> MutexGuard<'_, BTreeMap<u6
 }
 
 impl Transfers {
-    /// Lists a stream of about `total` bytes to the member `to` until the result is dropped; a newer one takes its place.
+    /// Lists a stream of a state of about `total` bytes to the member `to` until the result is dropped; a newer one takes its place.
     #[must_use]
     pub fn begin(&self, to: u64, total: u64) -> TransferGuard {
-        let transfer = Arc::new(Transfer { sent: Counter::default(), total, began: Instant::now() });
+        let transfer =
+            Arc::new(Transfer { state: Counter::default(), changes: Counter::default(), total, began: Instant::now() });
         lock(&self.0).insert(to, Arc::clone(&transfer));
         TransferGuard { to, transfer, all: Arc::clone(&self.0) }
     }
@@ -66,19 +72,24 @@ impl Transfers {
 
 impl Transfer {
     fn progress(&self, to: u64, now: Instant) -> TransferProgress {
-        let bytes = self.sent.get();
+        let (state, changes) = (self.state.get(), self.changes.get());
+        let bytes = state + changes;
         // Before the first tenth of a second a rate says nothing.
         let millis = now.saturating_duration_since(self.began).max(Duration::from_millis(100)).as_millis();
         let bytes_per_second = u64::try_from(u128::from(bytes) * 1_000 / millis).unwrap_or(u64::MAX);
-        // Changes that are made meanwhile are sent as well.
-        TransferProgress { to, bytes, total_bytes: self.total.max(bytes), bytes_per_second }
+        TransferProgress { to, bytes, total_bytes: self.total.max(state) + changes, bytes_per_second }
     }
 }
 
 impl TransferGuard {
-    /// Counts bytes that are sent.
+    /// Counts bytes of the state that are sent.
     pub fn sent(&self, bytes: usize) {
-        self.transfer.sent.add(bytes as u64);
+        self.transfer.state.add(bytes as u64);
+    }
+
+    /// Counts bytes of changes made meanwhile that are sent.
+    pub fn sent_changes(&self, bytes: usize) {
+        self.transfer.changes.add(bytes as u64);
     }
 }
 
@@ -101,8 +112,9 @@ mod tests {
         assert!(transfers.progress().is_empty());
         let older = transfers.begin(7, 1_000);
         older.sent(400);
+        older.sent_changes(50);
         let progress = transfers.progress()[0];
-        assert_eq!((progress.to, progress.bytes, progress.total_bytes), (7, 400, 1_000));
+        assert_eq!((progress.to, progress.bytes, progress.total_bytes), (7, 450, 1_050), "600 are left");
         let newer = transfers.begin(7, 100);
         newer.sent(150);
         drop(older);

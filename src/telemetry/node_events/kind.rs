@@ -311,9 +311,12 @@ impl Kind {
                 format!("{to} has installed a snapshot up to index {upto}, after {ms} ms")
             }
             Self::SnapshotProgress { to, bytes, total_bytes, bytes_per_second } => {
-                let left = total_bytes.saturating_sub(*bytes) / (*bytes_per_second).max(1);
+                let left = match total_bytes.saturating_sub(*bytes) {
+                    0 => "changes made meanwhile and the install are left".to_owned(),
+                    left => format!("about {} s are left", left / (*bytes_per_second).max(1)),
+                };
                 format!(
-                    "{to} was sent {bytes} of about {total_bytes} bytes of a snapshot, at {bytes_per_second} bytes a second; about {left} s are left"
+                    "{to} was sent {bytes} of about {total_bytes} bytes of a snapshot, at {bytes_per_second} bytes a second; {left}"
                 )
             }
             Self::SnapshotFailed { to, why, next_in_ms } => {

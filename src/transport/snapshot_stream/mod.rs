@@ -80,18 +80,21 @@ pub async fn send(
     mut reader: SnapshotReader,
 ) -> Result<SnapshotMetadata, String> {
     let began = Instant::now();
+    let metrics = registry.handle.metrics();
+    // Until the receiver has answered: its install is part of what is waited for.
+    let transfer = Arc::new(metrics.transfers.begin(to, reader.live_bytes()));
     let sending = async {
         let (stream, address) = dial_member(registry, to).await?;
         info!(registry.log, "snapshot stream started"; "to" => to, "address" => address);
         // At most 4 frames wait between the reader thread and the socket, so a slow peer stops the scan and not this
         // task's memory.
         let (bytes, (frames, frames_end)) = (reader.bytes(), mpsc::channel(FRAMES_AHEAD));
-        registry.handle.metrics().snapshots.bytes.set(bytes);
+        metrics.snapshots.bytes.set(bytes);
         on_thread("snapshot-reader", move || read_frames(|| reader.next(), &frames))?;
         let handle = registry.handle.clone();
         let pace = Pace::new(registry.snapshot_bytes_per_second, move || handle.any_write());
-        let pace = pace.counted(registry.handle.metrics().transfers.begin(to, bytes));
-        let figures = registry.handle.metrics().network.peer(to);
+        let pace = pace.counted(Arc::clone(&transfer));
+        let figures = metrics.network.peer(to);
         stream_out(stream, figures, message, (bytes, pace), frames_end).await
     };
     let result = tokio::select! {
@@ -99,7 +102,7 @@ pub async fn send(
         () = registry.stopped() => Err("this node is stopping".into()),
         never = note_progress(registry, to) => match never {},
     };
-    let snapshots = &registry.handle.metrics().snapshots;
+    let snapshots = &metrics.snapshots;
     match &result {
         Ok(_) => snapshots.send.observe(began.elapsed()),
         Err(_) => snapshots.sends_failed.inc(),
@@ -224,7 +227,7 @@ async fn send_frames<W: AsyncWrite + Unpin>(
                 Frame::Changes(changes)
             }
             Ok(Some(Ok(storage::Frame::Effects(changes)))) => {
-                pace.count(changes.len());
+                pace.count_changes(changes.len());
                 last = Instant::now();
                 Frame::Changes(changes)
             }

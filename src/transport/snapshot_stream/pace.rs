@@ -8,6 +8,7 @@
 //!
 //! See also: [`super`] (the stream; its queues hold back the thread that reads the tree).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -28,7 +29,7 @@ pub struct Pace {
     next: Instant,
     any_write: Box<dyn Fn() -> bool + Send + Sync>,
     /// Where the bytes are counted, for those who wait.
-    transfer: Option<TransferGuard>,
+    transfer: Option<Arc<TransferGuard>>,
 }
 
 impl Pace {
@@ -39,20 +40,22 @@ impl Pace {
 
     /// Counts what is sent from now on as the progress of this transfer.
     #[must_use]
-    pub fn counted(self, transfer: TransferGuard) -> Self {
+    pub fn counted(self, transfer: Arc<TransferGuard>) -> Self {
         Self { transfer: Some(transfer), ..self }
     }
 
-    /// Waits until a frame of so many bytes may be sent, and counts it.
+    /// Waits until a frame of the scan, of so many bytes, may be sent, and counts it.
     pub async fn wait(&mut self, bytes: usize) {
         self.wait_for_turn(bytes).await;
-        self.count(bytes);
-    }
-
-    /// Counts a frame that is not held back.
-    pub fn count(&self, bytes: usize) {
         if let Some(transfer) = &self.transfer {
             transfer.sent(bytes);
+        }
+    }
+
+    /// Counts a frame of changes, which is not held back.
+    pub fn count_changes(&self, bytes: usize) {
+        if let Some(transfer) = &self.transfer {
+            transfer.sent_changes(bytes);
         }
     }
 
@@ -70,7 +73,6 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
