@@ -398,7 +398,9 @@ def pages(huskv, out, say):
 
 
 def half_rate(cluster):
-    return max(1, int(rate(cluster.bench("--op", "put", keys=MANY, seconds=span(5))) / 2))
+    """Half of the highest rate that is sustained: it falls for some 40 s, until flushes and sled's cleaner run as often as they will."""
+    cluster.bench("--op", "put", keys=MANY, seconds=span(45))
+    return max(1, int(rate(cluster.bench("--op", "put", keys=MANY, seconds=span(10))) / 2))
 
 
 def checkpoints(huskv, out, say):
