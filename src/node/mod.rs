@@ -283,6 +283,7 @@ impl Node {
         let addresses = json!({ "http": ports.http.address, "raft": ports.raft.address });
         let (handle, inbox) = consensus::channel(module_options::size(config.limits.pending_requests));
         let handle = handle.bound_writes(memory.writes(), memory.writes());
+        handle.metrics().node.store(module_options::first_state(config));
         // The server starts first: while the directory is read, clients get 503 `starting` instead of a refused connection,
         // and `/livez` answers.
         let (reloads, reload_requests) = mpsc::channel(reload::WAITING);

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::model::Limits;
 use crate::storage::{self, OpenOptions};
 use crate::telemetry::logging::OpenedFile;
+use crate::telemetry::metrics::NodeState;
 use crate::trust::acceptor::{HTTP, TlsAcceptor};
 use crate::trust::connector::TlsConnector;
 use crate::trust::credentials::{CredentialFiles, CredentialStore, check_server};
@@ -49,6 +50,11 @@ pub(super) fn size(setting: u64) -> usize {
 /// Converts a checked setting into a number of requests.
 pub(super) fn count(setting: u64) -> u32 {
     u32::try_from(setting).unwrap_or(u32::MAX)
+}
+
+/// What is known of the node before its consensus thread begins, for scrapes.
+pub(super) fn first_state(config: &Config) -> Arc<NodeState> {
+    Arc::new(NodeState { node: config.raft.node_id.clone(), ..NodeState::default() })
 }
 
 /// The bytes of the disk to leave free; None for a default that depends on the disk.

@@ -13,7 +13,7 @@ use crate::changefeed::{ChangeFeed, FeedStatus};
 use crate::consensus::core::Phase;
 use crate::consensus::core::role_name::state;
 use crate::consensus::handle::{Names, Readiness};
-use crate::model::{Code, List, MemberStatus, Page, Refusal, Role, State, Status, Voters, mib};
+use crate::model::{Code, DiskSpace, List, MemberStatus, Page, Refusal, Role, State, Status, Voters, mib};
 use crate::storage::{self, Error};
 use crate::telemetry::metrics::{NodeState, PeerState};
 use crate::telemetry::node_events::NodeEvents;
@@ -167,7 +167,8 @@ impl Driver {
                 raft_address: member.raft_address,
                 http_address: member.http_address,
                 free_bytes: member.disk.map(|space| space.free_bytes),
-                is_disk_nearly_full: member.disk.is_some_and(|space| space.is_nearly_full()),
+                is_disk_nearly_full: member.disk.is_some_and(DiskSpace::is_nearly_full),
+                is_disk_below_floor: member.disk.is_some_and(DiskSpace::is_below_floor),
                 match_index,
                 lag_entries: match_index.map(|matched| last_index.saturating_sub(matched)),
             }
@@ -197,7 +198,8 @@ impl Driver {
             ttl_keys: state_machine.ttl_keys(),
             free_bytes: space.map(|space| space.free_bytes),
             reserve_bytes: space.map(|space| space.reserve_bytes),
-            is_disk_nearly_full: self.core.own_space().is_some_and(|space| space.is_nearly_full()),
+            is_disk_nearly_full: self.core.own_space().is_some_and(DiskSpace::is_nearly_full),
+            is_disk_below_floor: self.core.own_space().is_some_and(DiskSpace::is_below_floor),
             pending: self.proposals.len() as u64,
             wal_write_bytes: self.core.wal_write_bytes(),
             ttl_expired: self.ttl_expired,

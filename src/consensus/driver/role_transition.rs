@@ -121,7 +121,9 @@ impl Driver {
             (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) if was.leader == 0 => {
                 "no leader in time"
             }
-            (StateRole::Follower, StateRole::Candidate | StateRole::PreCandidate) => "lost contact with the leader",
+            // A transfer asks for no pre-vote.
+            (StateRole::Follower, StateRole::Candidate) => "the leader hands its lead over",
+            (StateRole::Follower, StateRole::PreCandidate) => "lost contact with the leader",
             (_, StateRole::Candidate | StateRole::PreCandidate) => "the election goes on",
             (_, StateRole::Follower) if is.leader == 0 => "another node asks for votes",
             (_, StateRole::Follower) if is.leader == self.core.raft_id() => "stepped back",

@@ -49,7 +49,7 @@ impl Liveness {
         } else if leader != 0 && !self.hears(core, leader) {
             format!("{me} does not hear {}, which led last", core.name_of(leader))
         } else if leader != 0 {
-            format!("{} leads, but {me} has no connection to it", core.name_of(leader))
+            format!("{} leads, but no answer of it has come to {me}", core.name_of(leader))
         } else {
             match voters.iter().find_map(follows) {
                 Some((voter, leader)) if voter == leader => {

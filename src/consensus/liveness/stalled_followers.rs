@@ -75,6 +75,9 @@ impl StalledFollowers {
                 (None, _) => "it was never heard: it is down, or not to be reached",
                 (Some(ms), _) if ms > core.election_timeout() => "it is not heard: it is down, or not to be reached",
                 (_, ProgressState::Snapshot) => "it waits for a snapshot, or receives one",
+                (_, ProgressState::Probe) if progress.next_idx < core.raw.store().journal.first_index() => {
+                    "it needs a snapshot, which waits for an earlier stream to end"
+                }
                 (_, ProgressState::Probe) => "it is heard, but takes no entries: look at its log",
                 (_, ProgressState::Replicate) => "it is heard, but acknowledges nothing: its disk may hang",
             };

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 use warp::reply::Response;
 
-use super::tolerance::{View, Voter, tolerance};
+use super::tolerance::{Disk, View, Voter, tolerance};
 use crate::consensus::Names;
 use crate::http::api::deadline;
 use crate::http::request::handler_context::RequestContext;
@@ -156,12 +156,21 @@ fn voters<'a>(node: &NodeState, names: &Names, peers: &'a [PeerState], members: 
         Some(peer) => !peer.is_learner,
         None => node.is_member && !node.is_learner && name == names.node,
     };
-    let is_full = |name: &str| match peers.iter().find(|peer| peer.name == name) {
-        Some(peer) => peer.is_disk_nearly_full,
-        None => node.is_disk_nearly_full,
+    let disk = |name: &str| {
+        let (is_full, is_below_floor) = match peers.iter().find(|peer| peer.name == name) {
+            Some(peer) => (peer.is_disk_nearly_full, peer.is_disk_below_floor),
+            None => (node.is_disk_nearly_full, node.is_disk_below_floor),
+        };
+        if is_below_floor {
+            Disk::BelowFloor
+        } else if is_full {
+            Disk::NearlyFull
+        } else {
+            Disk::Room
+        }
     };
     let voters = members.iter().filter(|member| is_voter(&member.name));
-    voters.map(|it| Voter { name: &it.name, answers: it.reachable, is_full: is_full(&it.name) }).collect()
+    voters.map(|it| Voter { name: &it.name, answers: it.reachable, disk: disk(&it.name) }).collect()
 }
 
 /// Returns how many entries a member lacks, as the leader knows; None before the member has answered it.

@@ -26,8 +26,19 @@ pub(super) struct Voter<'a> {
     pub(super) name: &'a str,
     /// Whether it answers.
     pub(super) answers: bool,
-    /// Whether its disk is nearly full.
-    pub(super) is_full: bool,
+    /// The space on its disk.
+    pub(super) disk: Disk,
+}
+
+/// The space on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// Enough, as far as is known.
+    Room,
+    /// Less than the reserve: nothing is written that may add data.
+    NearlyFull,
+    /// Less than the floor: nothing is written.
+    BelowFloor,
 }
 
 /// Returns how many more nodes may fail before writes stop, None where that is not known or they have; and the same in words.
@@ -55,11 +66,13 @@ pub(super) fn tolerance(view: &View<'_>) -> (Option<u64>, String) {
     }
     let here = answering.saturating_sub(quorum) as u64;
     let left = view.of_leader.map_or(here, |of_leader| of_leader.min(here));
-    let full: Vec<&str> = view.voters.iter().filter(|voter| voter.is_full).map(|voter| voter.name).collect();
-    if !full.is_empty() {
-        let (disks, are) = (verb(full.len(), "disk", "disks"), verb(full.len(), "is", "are"));
-        let full = listed(&full);
-        return (Some(left), format!("writes that add data are stopped: the {disks} of {full} {are} nearly full"));
+    for (disk, stopped) in [(Disk::BelowFloor, "all writes"), (Disk::NearlyFull, "writes that add data")] {
+        let full: Vec<&str> = view.voters.iter().filter(|voter| voter.disk == disk).map(|voter| voter.name).collect();
+        if !full.is_empty() {
+            let (disks, are) = (verb(full.len(), "disk", "disks"), verb(full.len(), "is", "are"));
+            let full = listed(&full);
+            return (Some(left), format!("{stopped} are stopped: the {disks} of {full} {are} nearly full"));
+        }
     }
     let sentence = match left {
         0 if !silent.is_empty() => {
@@ -98,7 +111,7 @@ mod tests {
     fn about(count: usize, silent: &[usize], leader: Option<&str>, of_leader: Option<u64>) -> (Option<u64>, String) {
         let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
         let voters = names.iter().enumerate();
-        let voters = voters.map(|(at, name)| Voter { name, answers: !silent.contains(&(at + 1)), is_full: false });
+        let voters = voters.map(|(at, name)| Voter { name, answers: !silent.contains(&(at + 1)), disk: Disk::Room });
         tolerance(&View { is_member: true, leader, ready: None, of_leader, voters: &voters.collect::<Vec<_>>() })
     }
 
@@ -130,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_node_that_alone_does_not_hear_the_leader_does_not_say_that_writes_are_stopped() {
-        let voters = ["n1", "n2", "n3"].map(|name| Voter { name, answers: name != "n1", is_full: false });
+        let voters = ["n1", "n2", "n3"].map(|name| Voter { name, answers: name != "n1", disk: Disk::Room });
         let view = View { is_member: true, leader: None, ready: Some("n3"), of_leader: None, voters: &voters };
         let sentence = "not known: this node does not hear a leader, and n3 does";
         assert_eq!(tolerance(&view), (None, sentence.to_owned()));
@@ -138,10 +151,18 @@ mod tests {
 
     #[test]
     fn a_disk_that_is_nearly_full_is_named() {
-        let voter = |name, is_full| Voter { name, answers: true, is_full };
-        let voters = [voter("n1", true), voter("n2", false), voter("n3", true)];
-        let view = View { is_member: true, leader: Some("n1"), ready: None, of_leader: Some(1), voters: &voters };
-        let sentence = "writes that add data are stopped: the disks of n1 and n3 are nearly full";
-        assert_eq!(tolerance(&view), (Some(1), sentence.to_owned()));
+        use Disk::{BelowFloor, NearlyFull, Room};
+        for ([n1, n2, n3], sentence) in [
+            (
+                [NearlyFull, Room, NearlyFull],
+                "writes that add data are stopped: the disks of n1 and n3 are nearly full",
+            ),
+            ([NearlyFull, Room, BelowFloor], "all writes are stopped: the disk of n3 is nearly full"),
+        ] {
+            let voters = [("n1", n1), ("n2", n2), ("n3", n3)];
+            let voters = voters.map(|(name, disk)| Voter { name, answers: true, disk });
+            let view = View { is_member: true, leader: Some("n1"), ready: None, of_leader: Some(1), voters: &voters };
+            assert_eq!(tolerance(&view), (Some(1), sentence.to_owned()));
+        }
     }
 }

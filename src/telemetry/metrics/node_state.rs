@@ -59,6 +59,8 @@ pub struct NodeState {
     pub reserve_bytes: Option<u64>,
     /// Whether that is less than its reserve.
     pub is_disk_nearly_full: bool,
+    /// Whether that is less than its floor, below which nothing is written for clients.
+    pub is_disk_below_floor: bool,
     /// Requests of clients and peers that wait on this node.
     pub pending: u64,
     /// Bytes written to the journal since the start.
@@ -86,6 +88,8 @@ pub struct PeerState {
     pub free_bytes: Option<u64>,
     /// Whether that is less than its reserve.
     pub is_disk_nearly_full: bool,
+    /// Whether that is less than its floor, below which nothing is written for clients.
+    pub is_disk_below_floor: bool,
     /// On a leader: the index up to which its log is known to match.
     pub match_index: Option<u64>,
     /// On a leader: how many entries it lacks.

@@ -21,10 +21,14 @@ use serde::Serialize;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
-use super::deadline;
+use super::deadline_after;
 use crate::http::request::handler_context::RequestContext;
+use crate::http::request::uri::{self, TIMEOUT};
 use crate::http::response::problem::Problem;
 use crate::model::Refusal;
+
+/// The query parameter that asks for a line for each check.
+const VERBOSE: &str = "verbose";
 
 /// The maximum time since the last turn of a live node that is not waiting for its disk.
 const LIVE_WITHIN: Duration = Duration::from_mins(1);
@@ -46,10 +50,15 @@ impl<'a> NotReady<'a> {
 /// Serves `GET /livez`.
 pub(crate) async fn livez(request: RequestContext) -> Result<Response, Problem> {
     request.takes_get()?;
+    let [timeout, verbose] = uri::parameters(request.query(), [TIMEOUT, VERBOSE])?;
     // Valid but unused: nothing is waited for.
-    deadline(&request)?;
+    deadline_after(&request, timeout.as_deref())?;
+    let verbose = uri::flag(verbose.as_deref(), VERBOSE)?;
     let (silence, at_disk) = request.context.silence();
-    if is_alive(silence, at_disk) { Ok(text("ok\n")) } else { Err(Problem::stalled()) }
+    if !is_alive(silence, at_disk) {
+        return Err(Problem::stalled());
+    }
+    Ok(text(if verbose { "[+]loop ok\nok\n" } else { "ok\n" }))
 }
 
 /// Whether the loop turns, has not begun, or waits for its disk, which a restart would not speed up.

@@ -13,7 +13,7 @@ use warp::http::header::{HeaderValue, RETRY_AFTER};
 use warp::reply::Response;
 
 use super::checks::{CHECKS, Check, Failure};
-use super::text;
+use super::{VERBOSE, text};
 use crate::http::api::deadline_after;
 use crate::http::request::handler_context::RequestContext;
 use crate::http::request::uri::{self, TIMEOUT, listed};
@@ -56,15 +56,15 @@ pub(crate) async fn readyz(request: RequestContext) -> Result<Response, Problem>
 /// Parses the rest of the path and the query, with the value of `timeout`. The error is None for an unknown check in the path.
 fn parse(tail: &str, query: &str) -> Result<(Asked, Option<String>), Option<Problem>> {
     if tail.is_empty() {
-        let [timeout, verbose, names] = uri::repeated(query, [TIMEOUT, "verbose", "exclude"])?;
-        let (timeout, verbose) = (uri::single(TIMEOUT, timeout)?, uri::single("verbose", verbose)?);
+        let [timeout, verbose, names] = uri::repeated(query, [TIMEOUT, VERBOSE, "exclude"])?;
+        let (timeout, verbose) = (uri::single(TIMEOUT, timeout)?, uri::single(VERBOSE, verbose)?);
         let excluded = names.iter().map(|name| Check::named(name).ok_or_else(|| unknown(name)));
         let excluded = excluded.collect::<Result<_, _>>()?;
-        let verbose = uri::flag(verbose.as_deref(), "verbose")?;
+        let verbose = uri::flag(verbose.as_deref(), VERBOSE)?;
         return Ok((Asked { checks: CHECKS.to_vec(), excluded, verbose }, timeout));
     }
-    let [timeout, verbose] = uri::parameters(query, [TIMEOUT, "verbose"])?;
-    let verbose = uri::flag(verbose.as_deref(), "verbose")?;
+    let [timeout, verbose] = uri::parameters(query, [TIMEOUT, VERBOSE])?;
+    let verbose = uri::flag(verbose.as_deref(), VERBOSE)?;
     let check = Check::named(tail.strip_suffix('/').unwrap_or(tail)).ok_or(None)?;
     Ok((Asked { checks: vec![check], excluded: Vec::new(), verbose }, timeout))
 }

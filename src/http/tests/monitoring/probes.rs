@@ -92,7 +92,8 @@ async fn a_node_that_drains_serves_and_is_not_ready() {
 #[tokio::test]
 async fn probes_take_head_and_nothing_that_writes() {
     let (node, _) = asked(Readiness::default(), true);
-    for path in ["/livez", "/readyz", "/readyz/leader", "/readyz?verbose", "/health", "/version"] {
+    assert_eq!(node.ask("GET", "/livez?verbose", "").await.body, "[+]loop ok\nok\n");
+    for path in ["/livez", "/livez?verbose", "/readyz", "/readyz/leader", "/readyz?verbose", "/health", "/version"] {
         let get = node.ask("GET", path, "").await;
         let head = node.ask("HEAD", path, "").await;
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
