@@ -416,6 +416,32 @@ def refusals_of_membership_are_shown_with_their_code(browser, nodes):
     close(page)
 
 
+def a_removed_node_says_so_and_offers_no_change(browser, nodes):
+    gone = Node(nodes[0].directory.parent, "node4")
+    member = {"node_id": gone.name, "raft_address": gone.raft}
+    try:
+        assert nodes[0].ask("POST", "/raft/join", member)[0] == 200
+        page = browser.page(gone.url)
+        show(page, "members")
+        offers = page.locator("main").get_by_role("button")
+        page.get_by_role("button", name="Make node1 the leader").wait_for()
+        assert nodes[0].ask("POST", "/raft/remove", {"node_id": gone.name})[0] == 200
+        page.wait_for_selector("main .note >> text=This node was removed from its cluster")
+        assert gone.raft in page.locator("main .note").inner_text()
+        assert page.locator("main .note a").all_inner_texts() == ["node1", "node2", "node3"]
+        assert offers.count() == 0, offers.all_inner_texts()
+        no_violation(page, "a removed node")
+        page.screenshot(path=SHOTS / "removed.png")
+        # Joined again, it is as before.
+        assert nodes[0].ask("POST", "/raft/join", member)[0] == 200
+        page.get_by_role("button", name="Make node1 the leader").wait_for()
+        assert page.locator("main .note").count() == 0
+        close(page)
+    finally:
+        nodes[0].ask("POST", "/raft/remove", {"node_id": gone.name})
+        gone.kill()
+
+
 def ten_thousand_keys_page_at_once(browser, nodes):
     for first in range(0, 10_000, 125):
         then = [{"op": "put", "key": f"many/{n:05}", "value": n} for n in range(first, first + 125)]
@@ -493,6 +519,15 @@ def the_death_of_the_node_asked_is_said_and_another_is_offered(browser, nodes):
     page.wait_for_timeout(300)
     no_violation(page, "a dead node")
     page.screenshot(path=SHOTS / "dead.png")
+    # In every view, and a list that failed counts no names.
+    for view in [*VIEWS[1:], VIEWS[0]]:
+        page.evaluate("view => { location.hash = view }", view)
+        page.wait_for_selector(f"main[data-view={view}] h1")
+        if view == "keys":
+            page.wait_for_selector("main .note.bad >> text=no_answer")
+            assert "page 1" not in page.locator("main").inner_text()
+        said = page.locator("#banner").inner_text()
+        assert re.search(r"as of \d\d:\d\d:\d\d or before", said), (view, said)
     page.origin = nodes[1].url
     page.get_by_role("link", name="the page of node2").click()
     page.wait_for_selector("tbody tr:nth-child(3)")
@@ -545,6 +580,14 @@ def the_demo_shows_a_leader_die_by_keyboard(browser, home):
         assert focused(page)["text"] == f"Kill {new}", focused(page)
         press(page, f"Heal {new}", "BUTTON")
         page.wait_for_selector(".demo-nodes .chip >> text=cut off", state="detached")
+        # The second press of a double click is no request.
+        asked = []
+        page.on("request", lambda one: asked.append(one.url) if one.method == "POST" else None)
+        page.get_by_role("button", name=f"Kill {new}").dblclick()
+        page.wait_for_selector(".demo-nodes .chip >> text=killed")
+        page.get_by_role("button", name=f"Heal {new}").dblclick()
+        page.wait_for_selector(".demo-nodes .chip >> text=killed", state="detached")
+        assert len(asked) == 2 and page.locator(".demo .note.bad").count() == 0, (asked, page.locator(".demo").inner_text())
         show(page, "timeline")
         page.wait_for_selector(".log .chip >> text=leader changed")
         close(page)
@@ -626,7 +669,8 @@ def main():
                 every_view_is_accessible_and_fits, every_view_lives, the_timeline_merges_all_nodes,
                 the_timeline_of_an_earlier_version_is_that_of_its_node, the_whole_tour_works_by_keyboard, hostile_names_and_values_stay_text,
                 an_edit_of_a_key_that_changed_shows_both_texts,
-                a_value_saved_as_it_was_keeps_its_bytes, refusals_of_membership_are_shown_with_their_code, ten_thousand_keys_page_at_once,
+                a_value_saved_as_it_was_keeps_its_bytes, refusals_of_membership_are_shown_with_their_code, a_removed_node_says_so_and_offers_no_change,
+                ten_thousand_keys_page_at_once,
                 other_sites_may_link_to_the_page_and_read_nothing, the_death_of_the_node_asked_is_said_and_another_is_offered,
             ]
             only = os.environ.get("ONLY", "")

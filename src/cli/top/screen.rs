@@ -1,7 +1,7 @@
 //! The terminal of `huskv top`: raw mode, a screen of its own, and keys.
 //!
 //! Invariants: the terminal is as before when the screen is dropped, and before the message of a panic is printed. A line is never longer than
-//! the terminal is wide.
+//! the terminal is wide, and one that is cut ends with an ellipsis.
 //!
 //! See also: [`super::view`] (the lines).
 
@@ -74,7 +74,7 @@ impl Screen {
         let (columns, rows) = Self::size();
         queue!(self.out, BeginSynchronizedUpdate)?;
         for (row, line) in (0_u16..).zip(lines.iter().take(rows)) {
-            let text: String = line.text.chars().take(columns).collect();
+            let text = fit(&line.text, columns);
             queue!(self.out, cursor::MoveTo(0, row))?;
             match line.style {
                 Style::Plain => {}
@@ -99,6 +99,15 @@ impl Drop for Screen {
     fn drop(&mut self) {
         restore();
     }
+}
+
+/// Returns what fits of a line; the digits before the cut are dropped, for the first half of a number is another number.
+fn fit(text: &str, columns: usize) -> String {
+    if text.chars().nth(columns).is_none() {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(columns.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end_matches(|one: char| one.is_ascii_digit() || one == '.'))
 }
 
 /// Gives the terminal back, once: leaving the screen moves the cursor to where it was, over what was printed since.
@@ -152,6 +161,24 @@ fn action(event: &Event) -> Option<Action> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_shows_no_part_of_a_number() {
+        let row = "node▂  4  1234  1.25 ms";
+        let cuts = [23, 22, 19, 18, 14, 12, 10, 9, 1].map(|columns| fit(row, columns));
+        let expected = [
+            row,
+            "node▂  4  1234  1.25 …",
+            "node▂  4  1234  …",
+            "node▂  4  1234  …",
+            "node▂  4  …",
+            "node▂  4  …",
+            "node▂  4 …",
+            "node▂  …",
+            "…",
+        ];
+        assert_eq!(cuts, expected);
+    }
 
     #[test]
     fn three_keys_quit() {

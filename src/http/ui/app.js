@@ -42,7 +42,18 @@ function fill(element, ...parts) {
   if (within) [...element.querySelectorAll("[data-focus]")].find((one) => one.dataset.focus === within)?.focus();
 }
 
-const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
+// A second press does nothing while what the first began is under way, also where the button was drawn anew meanwhile.
+let underWay = null;
+function button(text, onclick, more) {
+  const made = h("button", { type: "button", ...more }, text);
+  made.addEventListener("click", async (event) => {
+    const mine = made.dataset.focus || made;
+    if (underWay === mine) return;
+    underWay = mine;
+    try { await onclick(event); } finally { if (underWay === mine) underWay = null; }
+  });
+  return made;
+}
 const field = (label, control) => h("label", { class: "field" }, label, control);
 const chip = (kind, text) => h("span", { class: `chip ${kind}` }, text);
 
@@ -199,7 +210,8 @@ const state = { overview: null, problem: null, failures: 0, lost: false, roles: 
 function reached(ok) {
   state.failures = ok ? 0 : state.failures + 1;
   const lost = state.failures >= 1;
-  $("pulse").textContent = lost ? "\u2715 no answer" : `\u25cf ${clock(new Date())}`;
+  if (ok) state.answered = new Date();
+  $("pulse").textContent = lost ? "\u2715 no answer" : `\u25cf ${clock(state.answered)}`;
   $("pulse").className = lost ? "pulse bad" : "pulse";
   if (lost === state.lost) return;
   state.lost = lost;
@@ -212,7 +224,7 @@ function reached(ok) {
   const asked = state.overview ? state.overview.asked : location.host;
   const others = (state.overview ? state.overview.members : []).filter((one) => one.name !== asked);
   fill($("banner"),
-    h("b", {}, `${visible(asked)} does not answer. `), "What is shown is the last that it said; this page tries again every two seconds.",
+    h("b", {}, `${visible(asked)} does not answer. `), state.answered ? `What is shown is as of ${clock(state.answered)} or before. ` : "", "This page tries again every two seconds.",
     others.length ? h("ul", {}, others.map((one) => {
       const to = pageOf(one);
       return to ? h("li", {}, "Open ", h("a", { href: to, rel: "noreferrer" }, `the page of ${visible(one.name)}`), ` (${one.http_address})`,
@@ -738,8 +750,8 @@ function keysView(main, parameters) {
     names.dataset.took = took.toFixed(1);
     fill(pages, button("Previous page", () => { places.pop(); list(); }, { disabled: places.length < 2, "data-focus": "previous" }),
       button("Next page", () => { places.push(next); list(); }, { disabled: !next, "data-focus": "next" }),
-      h("span", { class: "dim small" }, `page ${places.length}, ${rows.length} ${rows.length === 1 ? "name" : "names"} in ${Math.round(took)} ms`));
-    announce(`${rows.length} names.`);
+      answer ? null : h("span", { class: "dim small" }, `page ${places.length}, ${rows.length} ${rows.length === 1 ? "name" : "names"} in ${Math.round(took)} ms`));
+    if (!answer) announce(`${rows.length} names.`);
     if (focus) (names.querySelector("button") || box).focus();
   }
 
@@ -754,7 +766,7 @@ function keysView(main, parameters) {
       if (cursor) query.set("cursor", cursor);
       const answer = await ask(`store?${query}`);
       if (ended || run !== mine) return;
-      if (!answer.ok) { fill(note, refusal(answer, "GET /store")); return; }
+      if (!answer.ok) { fill(note, refusal(answer, "GET /store")); showRows(rows.slice(0, LISTED), 0); break; }
       looked += answer.data.items.length;
       for (const key of answer.data.items) if (key.toLowerCase().includes(part)) rows.push({ key });
       cursor = answer.data.next_cursor;
@@ -970,7 +982,7 @@ function keysView(main, parameters) {
 // ---- members ----
 
 function membersView(main) {
-  const table = h("div", {}), result = h("div", {});
+  const table = h("div", {}), result = h("div", {}), note = h("div", {});
   let ended = false, shown = "", busy = false;
   const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false" }), address = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", placeholder: "host:port" });
   const force = h("input", { type: "checkbox" });
@@ -986,7 +998,7 @@ function membersView(main) {
     refresh();
   };
   const join = () => send(`Join ${visible(name.value)}`, "raft/join", { node_id: name.value, raft_address: address.value, ...(force.checked ? { force: true } : {}) }, 65000);
-  put(main, [h("h1", { tabindex: "-1" }, "Members"), result, h("div", { class: "panel wide" }, table),
+  const rest = h("div", {}, h("div", { class: "panel wide" }, table),
     h("div", { class: "grid" },
       h("section", { class: "panel", "aria-labelledby": "join-title" }, h("h2", { id: "join-title" }, "Join a node"), h("form", { onsubmit: (event) => {
         event.preventDefault();
@@ -997,28 +1009,44 @@ function membersView(main) {
       h("p", {}, h("label", {}, force, " force: also if it holds data of its own, which it then gives up")), h("button", { type: "submit", class: "main" }, "Join"))),
       h("section", { class: "panel", "aria-labelledby": "rest-title" }, h("h2", { id: "rest-title" }, "Leadership and disk"),
         h("p", { class: "dim" }, "A transfer without a name goes to the voter that is most caught up. A snapshot is taken by the node that served this page."),
-        h("div", { class: "row tight" }, button("Transfer the lead", () => send("Transfer", "raft/transfer")), button("Take a snapshot", () => send("Snapshot", "raft/snapshot", null, 60000)))))]);
+        h("div", { class: "row tight" }, button("Transfer the lead", () => send("Transfer", "raft/transfer")), button("Take a snapshot", () => send("Snapshot", "raft/snapshot", null, 60000))))));
+  put(main, [h("h1", { tabindex: "-1" }, "Members"), note, result, rest]);
 
   // A token without the right to figures may still see the members in the stats.
   async function ofStats() {
     const answer = await ask("raft/stats");
     const stats = answer.ok ? answer.data : {};
-    return { problem: answer.ok ? null : answer, asked: stats.node_id, members: (stats.members || []).map((one) => ({ name: one.node_id, raft_address: one.raft_address, http_address: one.http_address,
-      role: stats.leader && stats.leader.node_id === one.node_id ? "leader" : one.role || "follower", reachable: one.connected !== false })) };
+    return { problem: answer.ok ? null : answer, asked: stats.node_id, not_ready: stats.not_ready, members: (stats.members || []).map((one) => ({ name: one.node_id, raft_address: one.raft_address, http_address: one.http_address,
+      role: stats.leader && stats.leader.node_id === one.node_id ? "leader" : one.role || "follower", reachable: one.connected !== false })).sort((a, b) => (a.name < b.name ? -1 : 1)) };
   }
   function confirmRemoval(one) {
     const typed = h("input", { type: "text", autocomplete: "off", spellcheck: "false", autocapitalize: "off" });
     openDialog("Remove this member?", [h("p", {}, "To remove ", h("b", { class: "mono" }, isolated(one.name)), " from the cluster, type its name."), field("Name", typed)], "Remove",
       () => send(`Remove ${visible(one.name)}`, "raft/remove", { node_id: one.name }), [], () => typed.value === one.name);
   }
+  // A node outside of a cluster can change no members: its own words, and how a member joins it.
+  function outside(all, own) {
+    const known = all.members.filter((one) => one.name !== all.asked && pageOf(one));
+    const said = visible(all.not_ready.detail);
+    fill(note, h("div", { class: "note warn", role: "status" }, h("p", {}, `\u25b2 ${said[0].toUpperCase()}${said.slice(1)}.`),
+      h("p", {}, "On the page of a member this view can join it: name ", h("b", { class: "mono" }, isolated(all.asked)), own ? [", Raft address ", h("b", { class: "mono" }, visible(own.raft_address))] : "", ".",
+        known.length ? [" Members that it knew: ", known.map((one, at) => [at ? ", " : "", h("a", { href: pageOf(one), rel: "noreferrer" }, isolated(one.name))]), "."] : "")));
+  }
+  const isOutside = (one) => ["removed", "joining"].includes(one?.not_ready?.code);
   return {
     async update() {
-      const all = state.overview && !state.problem ? state.overview : state.problem ? await ofStats() : null;
+      const overview = state.problem ? null : state.overview;
+      const own = overview?.members.find((one) => one.name === overview.asked);
+      // A node that was removed has the members that it knew in its stats alone.
+      const all = state.problem || isOutside(own) ? await ofStats() : overview;
       if (ended || !all) return;
-      if (all.problem) return fill(table, refusal(all.problem, "GET /raft/stats"));
-      const next = JSON.stringify(all.members.map((one) => [one.name, roleOf(one), one.raft_address, one.http_address]));
+      if (all.problem) { shown = ""; return fill(table, refusal(all.problem, "GET /raft/stats")); }
+      const next = JSON.stringify([isOutside(all) && all.not_ready, all.members.map((one) => [one.name, roleOf(one), one.raft_address, one.http_address])]);
       if (next === shown) return;
       shown = next;
+      rest.hidden = isOutside(all);
+      if (rest.hidden) return outside(all, own);
+      fill(note);
       const columns = ["Member", "Role", "HTTP address", "Raft address", "Change"];
       fill(table, h("table", { class: "cards", role: "table", "aria-label": "Members" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, columns.map((text) => h("th", { scope: "col", role: "columnheader" }, text)))),
         h("tbody", { role: "rowgroup" }, all.members.map((one) => h("tr", { role: "row" }, [
