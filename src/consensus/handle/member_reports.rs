@@ -166,7 +166,7 @@ mod tests {
         let state =
             NodeState { is_leader: true, failure_tolerance: Some(1), peers: vec![peer], term: 4, ..Default::default() };
         inbox.publish_figures(state);
-        let transfer = handle.metrics().transfers.begin(2, 100);
+        let transfer = handle.metrics().transfers.begin(2, 100, || false);
         let report = handle.report();
         assert_eq!(report.check(), Ok(()));
         assert_eq!(report.not_ready, Some(("no_leader".into(), "noneis known".into())));

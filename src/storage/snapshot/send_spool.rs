@@ -197,6 +197,11 @@ impl Spool {
         self.lock().ended.is_some()
     }
 
+    /// Whether the scan of the tree has ended.
+    pub(super) fn is_scanned(&self) -> bool {
+        self.lock().scanned
+    }
+
     /// The scan of the tree has ended.
     pub(crate) fn scanned(&self) {
         self.lock().scanned = true;

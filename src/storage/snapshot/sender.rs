@@ -143,6 +143,12 @@ impl SnapshotReader {
         self.bytes.1
     }
 
+    /// Returns what says, on any thread, whether the whole tree was scanned.
+    pub fn scan_watch(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let spool = self.spool.clone();
+        move || spool.is_scanned()
+    }
+
     /// Returns the number of scans so far; the simulator makes one at a time.
     pub fn scans(&self) -> u64 {
         self.scans

@@ -6,6 +6,7 @@
 //! meanwhile is not known.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,6 @@ use super::counters::Counter;
 pub struct Transfers(Arc<Mutex<BTreeMap<u64, Arc<Transfer>>>>);
 
 /// A stream under way.
-#[derive(Debug)]
 struct Transfer {
     /// Bytes of the state.
     state: Counter,
@@ -24,7 +24,15 @@ struct Transfer {
     changes: Counter,
     /// About the bytes of the whole state.
     total: u64,
+    /// Whether the whole state was read.
+    is_read: Box<dyn Fn() -> bool + Send + Sync>,
     began: Instant,
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transfer").field("total", &self.total).finish_non_exhaustive()
+    }
 }
 
 /// How far a stream is.
@@ -54,10 +62,11 @@ fn lock(all: &Mutex<BTreeMap<u64, Arc<Transfer>>>) -> MutexGuard<'_, BTreeMap<u6
 
 impl Transfers {
     /// Lists a stream of a state of about `total` bytes to the member `to` until the result is dropped; a newer one takes its place.
+    /// `is_read` says whether the whole state was read.
     #[must_use]
-    pub fn begin(&self, to: u64, total: u64) -> TransferGuard {
-        let transfer =
-            Arc::new(Transfer { state: Counter::default(), changes: Counter::default(), total, began: Instant::now() });
+    pub fn begin(&self, to: u64, total: u64, is_read: impl Fn() -> bool + Send + Sync + 'static) -> TransferGuard {
+        let (state, changes, is_read) = (Counter::default(), Counter::default(), Box::new(is_read));
+        let transfer = Arc::new(Transfer { state, changes, total, is_read, began: Instant::now() });
         lock(&self.0).insert(to, Arc::clone(&transfer));
         TransferGuard { to, transfer, all: Arc::clone(&self.0) }
     }
@@ -77,7 +86,9 @@ impl Transfer {
         // Before the first tenth of a second a rate says nothing.
         let millis = now.saturating_duration_since(self.began).max(Duration::from_millis(100)).as_millis();
         let bytes_per_second = u64::try_from(u128::from(bytes) * 1_000 / millis).unwrap_or(u64::MAX);
-        TransferProgress { to, bytes, total_bytes: self.total.max(state) + changes, bytes_per_second }
+        // What was removed while the state was read is not sent.
+        let total = if (self.is_read)() { state } else { self.total.max(state) };
+        TransferProgress { to, bytes, total_bytes: total + changes, bytes_per_second }
     }
 }
 
@@ -104,18 +115,24 @@ impl Drop for TransferGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn a_stream_is_listed_while_it_is_sent_and_a_newer_one_takes_its_place() {
         let transfers = Transfers::default();
         assert!(transfers.progress().is_empty());
-        let older = transfers.begin(7, 1_000);
+        let is_read = Arc::new(AtomicBool::new(false));
+        let read = Arc::clone(&is_read);
+        let older = transfers.begin(7, 1_000, move || read.load(Ordering::Relaxed));
         older.sent(400);
         older.sent_changes(50);
         let progress = transfers.progress()[0];
         assert_eq!((progress.to, progress.bytes, progress.total_bytes), (7, 450, 1_050), "600 are left");
-        let newer = transfers.begin(7, 100);
+        is_read.store(true, Ordering::Relaxed);
+        assert_eq!(transfers.progress()[0].total_bytes, 450, "all that there was is sent");
+        let newer = transfers.begin(7, 100, || false);
         newer.sent(150);
         drop(older);
         assert_eq!(transfers.progress()[0].total_bytes, 150, "it has more than was announced");

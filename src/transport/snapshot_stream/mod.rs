@@ -82,7 +82,7 @@ pub async fn send(
     let began = Instant::now();
     let metrics = registry.handle.metrics();
     // Until the receiver has answered: its install is part of what is waited for.
-    let transfer = Arc::new(metrics.transfers.begin(to, reader.live_bytes()));
+    let transfer = Arc::new(metrics.transfers.begin(to, reader.live_bytes(), reader.scan_watch()));
     let sending = async {
         let (stream, address) = dial_member(registry, to).await?;
         info!(registry.log, "snapshot stream started"; "to" => to, "address" => address);
