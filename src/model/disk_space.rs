@@ -73,8 +73,7 @@ impl DiskSpace {
 /// Formats bytes in MiB, such as `63.5 MiB`.
 #[must_use]
 pub fn mib(bytes: u64) -> String {
-    const TENTH: u64 = (1 << 20) / 10;
-    let tenths = bytes / TENTH;
+    let tenths = bytes.saturating_mul(10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 

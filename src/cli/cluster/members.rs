@@ -57,7 +57,9 @@ pub(crate) fn run(matches: &ArgMatches) -> u8 {
         stats.members.iter().try_for_each(|member| common::print_line(row(member, leader, asked)))?;
         if stats.voters_unreachable > 0 {
             let (unreachable, voters, more) = (stats.voters_unreachable, stats.voters, stats.failure_tolerance);
-            let line = format!("{asked} does not hear {unreachable} of {voters} voters: {more} more may fail");
+            let has_majority = 2 * (voters - unreachable.min(voters)) > voters;
+            let left = if has_majority { format!("{more} more may fail") } else { "no majority".to_owned() };
+            let line = format!("{asked} does not hear {unreachable} of {voters} voters: {left}");
             common::print_line(line)?;
         }
         Ok(())

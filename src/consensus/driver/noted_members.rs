@@ -31,8 +31,8 @@ impl Driver {
                     core.note(Kind::PeerFound { peer: peer(), lost_ms: None });
                 }
                 Some(lost @ None) if !is_there => {
-                    *lost = Some(core.now);
                     let last_contact_ms = live.heard_ms(core, member.raft_id);
+                    *lost = Some(core.now.saturating_sub(last_contact_ms.unwrap_or(0)));
                     core.note(Kind::PeerLost { peer: peer(), last_contact_ms });
                 }
                 Some(lost) if is_there => {

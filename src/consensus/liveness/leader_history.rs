@@ -182,6 +182,19 @@ impl LeaderHistory {
         gap.or(self.stall).filter(|stall| Self::explains(core, stall.ended))
     }
 
+    /// Returns the last stall, where the leader that was known last was not heard since.
+    fn unheard_stall(&self, core: &Core) -> Option<Span> {
+        // A loop that goes on handles what has arrived meanwhile, on a busy machine for some hundred milliseconds. A leader that lives
+        // sends more after that.
+        let heard_since = |stall: &Span| self.contact_of_last().is_some_and(|at| at > stall.ended + patience(core) / 2);
+        self.recent_stall(core).filter(|stall| !heard_since(stall))
+    }
+
+    /// Returns the time since the last contact before a stall: what arrived meanwhile is no contact after it.
+    fn silence_before(core: &Core, stall: Span) -> Millis {
+        core.now.saturating_sub(stall.ended) + stall.ms
+    }
+
     /// Returns the reason of a stall: a sync of the journal, or a process that the system did not let run.
     fn stall_reason(core: &Core, stall: Span) -> Reason {
         let is_slow = Self::longest_sync(core).is_some_and(|sync| sync >= patience(core) || sync >= stall.ms / 2);
@@ -246,7 +259,7 @@ impl LeaderHistory {
             (None, Some(last)) => {
                 let (reason, stall) = self.cause(core, silence);
                 // What had arrived meanwhile is no contact after the stall.
-                let silence = stall.map_or(silence, |stall| Some(core.now.saturating_sub(stall.ended) + stall.ms));
+                let silence = stall.map_or(silence, |stall| Some(Self::silence_before(core, stall)));
                 LeaderChange {
                     from: Some(last.name.clone()),
                     to: Some(name.clone()),
@@ -278,10 +291,7 @@ impl LeaderHistory {
     /// Why a leader that another node was is none any more, by this node's silence with it; and how long this node stood still, where it
     /// has not heard that leader since.
     fn cause(&self, core: &Core, silence: Option<Millis>) -> (Reason, Option<Span>) {
-        // A loop that goes on handles first what has arrived meanwhile. A leader that lives sends more within two heartbeats.
-        let beats = 2 * core.options.tick_ms * core.options.heartbeat_ticks as u64;
-        let heard_since = |stall: Span| self.contact_of_last().is_some_and(|at| at > stall.ended + beats);
-        let stall = self.recent_stall(core).filter(|stall| !heard_since(*stall));
+        let stall = self.unheard_stall(core);
         if self.transfer == Some(core.raw.raft.term) {
             (Reason::Transfer, None)
         } else if self.cut_off.is_some_and(|at| Self::explains(core, at)) {
@@ -312,7 +322,10 @@ impl LeaderHistory {
         }
         election.noted = core.now;
         let attempts = election.attempts;
-        let silence = self.silence_of_last(core);
+        let silence = self.silence_of_last(core).map(|silence| match self.unheard_stall(core) {
+            Some(stall) => Self::silence_before(core, stall),
+            None => silence,
+        });
         // A pre-vote is for a term that the node is not in yet; a transfer asks for no pre-vote.
         let reason = match (&self.last, &self.loss) {
             _ if self.transfer == Some(core.raw.raft.term) => Reason::Transfer,

@@ -41,7 +41,9 @@ impl Liveness {
         let (me, id, voters) = (core.my_name(), core.raft_id(), core.conf_voters());
         let leader = core.raw.raft.leader_id;
         let heard = voters.iter().filter(|voter| self.hears(core, **voter)).count();
-        let follows = |voter: &u64| Some((*voter, self.peers.follows(*voter, core.now).filter(|_| *voter != id)?));
+        let follows = |voter: &u64| {
+            Some((*voter, self.peers.follows(*voter, core.now).filter(|leader| *voter != id && *leader != id)?))
+        };
         let why = if heard < voters.len() / 2 + 1 {
             format!("{me} reaches {heard} of {} voters, which is no majority", voters.len())
         } else if core.leads() {

@@ -195,7 +195,9 @@ impl VoterDiskSpace {
             }
             (Some(before), None) if core.leads() => {
                 info!(core.log, "writes that need space are taken again");
-                if let Some(space) = self.space_of(core, before).filter(|_| before != core.raft_id()) {
+                // A voter that was removed, or whose report is too old, has no more space than before.
+                let restored = self.space_of(core, before).filter(|space| !space.is_nearly_full());
+                if let Some(space) = restored.filter(|_| before != core.raft_id()) {
                     note_space(core, before, space);
                 }
             }

@@ -198,6 +198,17 @@ fn a_follower_that_stood_still_says_so_and_was_not_cut_off() {
     let change = succeeded(&mut node, &mut history);
     assert_eq!((change.reason, change.stalled_ms), (Reason::MissedHeartbeats, Some(3_000)), "{change:?}");
     assert_eq!(change.last_contact_ms, Some(3_000));
+    // On a busy machine these messages are handled late.
+    let (mut node, mut history) = following();
+    node.core.at(node.core.now + 6_000);
+    pass(&mut node, &mut history, 400, &[2, 3]);
+    history.leader_contact(&node.core);
+    pass(&mut node, &mut history, 900, &[3]);
+    let (_, silence, _) = history.stands(&node.core).unwrap();
+    assert!(silence >= Some(7_000), "{silence:?}");
+    let change = succeeded(&mut node, &mut history);
+    assert_eq!((change.reason, change.stalled_ms), (Reason::MissedHeartbeats, Some(6_100)), "{change:?}");
+    assert!(change.last_contact_ms >= Some(7_000), "{change:?}");
     // The leader was heard again after the stall.
     let (mut node, mut history) = following();
     node.core.at(node.core.now + 1_500);

@@ -130,9 +130,12 @@ fn compose(node: &NodeState, names: &Names, own: NodeReport, asked: &[AskedMembe
     members.sort_by(|one, two| one.name.cmp(&two.name));
     let ready = members.iter().find(|member| member.raft_id != node.raft_id && member.ready == Some(true));
     let voters: Vec<Voter<'_>> = voters(node, names, peers, &members);
+    let leader_id = peers.iter().find(|peer| leader.as_ref() == Some(&peer.name)).map(|peer| peer.raft_id);
+    let denies = |(raft_id, report): &(u64, &NodeReport)| Some(*raft_id) == leader_id && report.leads.is_none();
     let view = View {
         is_member: node.is_member,
         leader: leader.as_deref(),
+        is_denied: known.iter().any(denies),
         ready: ready.map(|member| member.name.as_str()),
         of_leader: led.and_then(|(_, report)| Some(report.leads.as_ref()?.failure_tolerance)),
         voters: &voters,

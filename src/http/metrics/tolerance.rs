@@ -11,6 +11,8 @@ pub(super) struct View<'a> {
     pub(super) is_member: bool,
     /// The leader that it knows.
     pub(super) leader: Option<&'a str>,
+    /// Whether that leader has answered that it does not lead.
+    pub(super) is_denied: bool,
     /// Another member that is ready, so it hears a leader.
     pub(super) ready: Option<&'a str>,
     /// How many more voters may fail by the leader's own report.
@@ -64,6 +66,9 @@ pub(super) fn tolerance(view: &View<'_>) -> (Option<u64>, String) {
     if silent.contains(&leader) {
         return (None, format!("not known: the leader {leader} does not answer"));
     }
+    if view.is_denied {
+        return (None, format!("not known: {leader} was the leader, and does not say that it leads"));
+    }
     let here = answering.saturating_sub(quorum) as u64;
     let left = view.of_leader.map_or(here, |of_leader| of_leader.min(here));
     for (disk, stopped) in [(Disk::BelowFloor, "all writes"), (Disk::NearlyFull, "writes that add data")] {
@@ -112,7 +117,14 @@ mod tests {
         let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
         let voters = names.iter().enumerate();
         let voters = voters.map(|(at, name)| Voter { name, answers: !silent.contains(&(at + 1)), disk: Disk::Room });
-        tolerance(&View { is_member: true, leader, ready: None, of_leader, voters: &voters.collect::<Vec<_>>() })
+        tolerance(&View {
+            is_member: true,
+            leader,
+            is_denied: false,
+            ready: None,
+            of_leader,
+            voters: &voters.collect::<Vec<_>>(),
+        })
     }
 
     #[test]
@@ -144,9 +156,30 @@ mod tests {
     #[test]
     fn a_node_that_alone_does_not_hear_the_leader_does_not_say_that_writes_are_stopped() {
         let voters = ["n1", "n2", "n3"].map(|name| Voter { name, answers: name != "n1", disk: Disk::Room });
-        let view = View { is_member: true, leader: None, ready: Some("n3"), of_leader: None, voters: &voters };
+        let view = View {
+            is_member: true,
+            leader: None,
+            is_denied: false,
+            ready: Some("n3"),
+            of_leader: None,
+            voters: &voters,
+        };
         let sentence = "not known: this node does not hear a leader, and n3 does";
         assert_eq!(tolerance(&view), (None, sentence.to_owned()));
+    }
+
+    #[test]
+    fn a_leader_that_denies_it_is_none() {
+        let voters = ["n1", "n2", "n3"].map(|name| Voter { name, answers: true, disk: Disk::Room });
+        let view = View {
+            is_member: true,
+            leader: Some("n3"),
+            is_denied: true,
+            ready: None,
+            of_leader: None,
+            voters: &voters,
+        };
+        assert_eq!(tolerance(&view), (None, "not known: n3 was the leader, and does not say that it leads".to_owned()));
     }
 
     #[test]
@@ -161,7 +194,14 @@ mod tests {
         ] {
             let voters = [("n1", n1), ("n2", n2), ("n3", n3)];
             let voters = voters.map(|(name, disk)| Voter { name, answers: true, disk });
-            let view = View { is_member: true, leader: Some("n1"), ready: None, of_leader: Some(1), voters: &voters };
+            let view = View {
+                is_member: true,
+                leader: Some("n1"),
+                is_denied: false,
+                ready: None,
+                of_leader: Some(1),
+                voters: &voters,
+            };
             assert_eq!(tolerance(&view), (Some(1), sentence.to_owned()));
         }
     }

@@ -387,6 +387,9 @@ function clusterView(main) {
 
 // ---- timeline ----
 
+const ownRow = (overview) => overview?.members.find((one) => one.name === overview.asked);
+const isOutside = (one) => ["removed", "joining"].includes(one?.not_ready?.code);
+
 const GROUPS = {
   "who leads": ["leader_changed", "election_started", "election_won", "election_lost"],
   "members": ["member_joined", "member_promoted", "member_removed", "member_moved", "join_refused", "peer_lost", "peer_found"],
@@ -400,7 +403,7 @@ function timelineView(main) {
   const seen = new Map();
   // Of all nodes through this one; of this one alone where it does not know the question.
   let merged = true, missing = [], polls = 0;
-  let follows = true, ended = false, problem = null, boot = "", last = 0, name = "";
+  let follows = true, ended = false, answered = false, problem = null, boot = "", last = 0, name = "";
   const list = h("ol", { class: "log", "aria-label": "Events, the newest first" });
   const latest = h("div", {}), note = h("div", {});
   const words = h("input", { type: "search", oninput: () => draw(), "aria-label": "Filter by text" });
@@ -421,7 +424,8 @@ function timelineView(main) {
     const newest = all.find((one) => one.kind === "leader_changed");
     const same = newest ? all.filter((one) => one.kind === "leader_changed" && one.to === newest.to && one.term === newest.term) : [];
     const change = same.find((one) => one.node === one.from) || same.findLast((one) => one.reason !== "restart") || newest;
-    fill(latest, change ? h("div", { class: "panel" }, h("h2", {}, change.to ? ["Leader: ", isolated(change.to)] : "No leader",
+    // A node outside of a cluster knows of the leader that it followed, and not who leads.
+    fill(latest, change && !isOutside(ownRow(state.overview)) ? h("div", { class: "panel" }, h("h2", {}, change.to ? ["Leader: ", isolated(change.to)] : "No leader",
       change.from && change.from !== change.to ? h("span", { class: "dim" }, [" after ", isolated(change.from)]) : "", h("span", { class: "dim small" }, ` \u00b7 since ${clock(new Date(same[same.length - 1].at))}`)),
     h("p", {}, visible(change.detail || ""), change.reason ? [" ", chip("plain", visible(change.reason).replace(/_/g, " "))] : null)) : null);
     fill(note, problem ? refusal(problem, merged ? "GET /cluster/events" : "GET /events") : null,
@@ -437,7 +441,7 @@ function timelineView(main) {
         h("span", {}, visible(one.detail || "")));
     }));
     for (const one of all) one.fresh = false;
-    if (!shown.length) fill(list, h("li", { class: "dim" }, all.length ? "No event matches the filter." : "No events yet."));
+    if (!shown.length) fill(list, h("li", { class: "dim" }, all.length ? "No event matches the filter." : answered ? "No events yet." : state.lost || problem ? "No events were read." : "Asking the node\u2026"));
   }
 
   const others = () => (state.overview ? state.overview.members : []).filter((one) => one.name !== name && pageOf(one));
@@ -464,6 +468,7 @@ function timelineView(main) {
     }
     problem = answer.ok ? null : answer.status ? answer : problem;
     if (!answer.ok) return;
+    answered = true;
     const events = answer.data.events || [], gone = answer.data.missing || [];
     const gap = events.length >= 100 && !seen.has(keyOf(events[0]));
     const back = missing.some((one) => !gone.includes(one));
@@ -477,6 +482,7 @@ function timelineView(main) {
     if (ended) return;
     problem = answer.ok ? null : answer.status ? answer : problem;
     if (!answer.ok) return;
+    answered = true;
     if (answer.data.boot !== boot && boot) {
       // Another start of the process: its ids begin at 1 again.
       [boot, last] = [answer.data.boot, 0];
@@ -520,9 +526,10 @@ const [HIGH, LEFT, LOW] = [190, 62, 22];
 const widthOf = (panel) => Math.max(240, panel.clientWidth - 32);
 
 function niceTop(most) {
-  if (!(most > 0)) return 1;
+  // Half of it is a whole number, too, where it counts.
+  if (!(most > 0)) return 2;
   const power = 10 ** Math.floor(Math.log10(most));
-  return [1, 2, 5, 10].map((step) => step * power).find((top) => top >= most);
+  return [2, 4, 10].map((step) => step * power).find((top) => top >= most);
 }
 
 function chart([title, unit, series], points, end, cursor, wide) {
@@ -1032,11 +1039,10 @@ function membersView(main) {
       h("p", {}, "On the page of a member this view can join it: name ", h("b", { class: "mono" }, isolated(all.asked)), own ? [", Raft address ", h("b", { class: "mono" }, visible(own.raft_address))] : "", ".",
         known.length ? [" Members that it knew: ", known.map((one, at) => [at ? ", " : "", h("a", { href: pageOf(one), rel: "noreferrer" }, isolated(one.name))]), "."] : "")));
   }
-  const isOutside = (one) => ["removed", "joining"].includes(one?.not_ready?.code);
   return {
     async update() {
       const overview = state.problem ? null : state.overview;
-      const own = overview?.members.find((one) => one.name === overview.asked);
+      const own = ownRow(overview);
       // A node that was removed has the members that it knew in its stats alone.
       const all = state.problem || isOutside(own) ? await ofStats() : overview;
       if (ended || !all) return;
