@@ -136,7 +136,7 @@ impl Node {
         let name = self.name().to_owned();
         eventually(START, format!("{name} is up"), || {
             if let Some(status) = self.exited() {
-                panic!("{name} exited with {status} while it was awaited");
+                panic!("{name} exited with {status} while it was awaited: {}", self.log());
             }
             let text = fs::read_to_string(self.directory.join("addresses.json")).map_err(|error| error.to_string())?;
             let addresses: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
